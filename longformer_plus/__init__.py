@@ -1,0 +1,31 @@
+"""Longformer for transformers, exact and fast. Importing this package registers its classes with the Auto classes."""
+
+from .configuration import LongformerPlusConfig
+from .heads import (
+    LongformerPlusForMaskedLM,
+    LongformerPlusForMultipleChoice,
+    LongformerPlusForQuestionAnswering,
+    LongformerPlusForSequenceClassification,
+    LongformerPlusForTokenClassification,
+)
+from .modeling import LongformerPlusModel, LongformerPlusPreTrainedModel
+from .registration import register, register_for_longformer, unregister_for_longformer
+from .tokenization import LongformerPlusTokenizer
+from .version import __version__
+
+__all__ = [
+    "LongformerPlusConfig",
+    "LongformerPlusForMaskedLM",
+    "LongformerPlusForMultipleChoice",
+    "LongformerPlusForQuestionAnswering",
+    "LongformerPlusForSequenceClassification",
+    "LongformerPlusForTokenClassification",
+    "LongformerPlusModel",
+    "LongformerPlusPreTrainedModel",
+    "LongformerPlusTokenizer",
+    "__version__",
+    "register_for_longformer",
+    "unregister_for_longformer",
+]
+
+register()

@@ -1,0 +1,45 @@
+"""Longformer's attention: local rows by backend, global rows by their own projections.
+
+One legend of shapes for all of this package: B batch, N tokens, H heads, D head size, E hidden size, G global tokens
+(the most that any row has), W attention window (total width).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+from transformers import AttentionInterface
+
+from .eager import eager_local_rows
+from .global_rows import global_rows
+from .pattern import AttentionPattern
+from .sdpa import sdpa_local_rows
+
+LocalRows = Callable[..., tuple[Tensor, Tensor | None]]
+
+
+class LocalAttentionInterface(AttentionInterface):
+    """The backends of the local rows, by `attn_implementation`. Private to this package: transformers' own registry is
+    for functions of another signature.
+
+    Each takes `(query, key, value, pattern, window, dropout)` and returns the context and, if it has them, the
+    probabilities; see `eager.eager_local_rows`.
+    """
+
+    _global_mapping = {
+        "eager": eager_local_rows,
+        "sdpa": sdpa_local_rows,
+    }
+
+
+ALL_ATTENTION_FUNCTIONS = LocalAttentionInterface()
+
+__all__ = [
+    "ALL_ATTENTION_FUNCTIONS",
+    "AttentionPattern",
+    "LocalRows",
+    "eager_local_rows",
+    "global_rows",
+    "sdpa_local_rows",
+]

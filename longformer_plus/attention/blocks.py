@@ -1,0 +1,62 @@
+"""Cutting a document into blocks of queries and, for each block, the window of keys that it can reach.
+
+Consecutive windows overlap. They are views on one buffer, not copies: copying the windows costs as much as attending.
+
+Shapes: B batch, N tokens, H heads, D head size, b block, n blocks of a row, K keys of a window, W attention window.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def pad_to_blocks(x: Tensor, block: int) -> Tensor:
+    """(B, N, ...) -> (B, n, b, ...), filled up with zeros."""
+    num_tokens = x.shape[1]
+    missing = -num_tokens % block
+    if missing:
+        x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, missing))
+    return x.unflatten(1, (-1, block))
+
+
+def sliding_windows(rows: Tensor, before: int, size: int, step: int) -> Tensor:
+    """Windows over consecutive rows, as a view on the padded rows.
+
+    Args:
+        rows: (R, ...) with R a multiple of `step`.
+        before: rows of zeros to add before the first; as many as needed are added after the last.
+        size: rows in a window. Window i starts at row `i * step - before`.
+
+    Returns:
+        (R / step, size, ...).
+    """
+    after = max(size - step - before, 0)
+    padded = F.pad(rows, (0, 0) * (rows.dim() - 1) + (before, after))
+    return padded.unfold(0, size, step).movedim(-1, 1)
+
+
+def skew(scores: Tensor, width: int) -> Tensor:
+    """(..., b, b + width - 1) -> (..., b, width): entry (i, o) is scores[i, i + o].
+
+    From keys counted from the start of the window to keys counted from the query's own first one.
+    """
+    *lead, block, num_keys = scores.shape
+    flat = F.pad(scores.reshape(*lead, block * num_keys), (0, block))
+    return flat.reshape(*lead, block, num_keys + 1)[..., :width]
+
+
+def unskew(band: Tensor) -> Tensor:
+    """(..., b, width) -> (..., b, b + width - 1), the inverse of `skew`, zero outside the band."""
+    *lead, block, width = band.shape
+    flat = F.pad(band, (0, block)).reshape(*lead, block * (width + block))
+    return flat[..., : block * (width + block - 1)].reshape(*lead, block, width + block - 1)
+
+
+def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask to add to scores: 0 where allowed, else the lowest finite number.
+
+    Finite, so that a row in which nothing is allowed gives numbers (which are then cleared), not NaN.
+    """
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, torch.finfo(dtype).min)

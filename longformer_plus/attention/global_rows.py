@@ -1,0 +1,129 @@
+"""The rows of the tokens that attend globally: own projections, all valid tokens as keys.
+
+Shapes: B batch, N tokens, H heads, D head size, E = H * D hidden size, G global tokens.
+
+The keys and values of a global row are linear in the hidden states x, so that for few global tokens nothing needs to be
+projected token by token: the scores are (W_k^T q) . x + q . b_k, and the context is W_v (sum p x) + b_v (sum p).
+"""
+
+from __future__ import annotations
+
+from typing import TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .blocks import additive
+from .pattern import AttentionPattern
+
+
+def global_rows(
+    hidden_states: Tensor,
+    query_global: nn.Module,
+    key_global: nn.Module,
+    value_global: nn.Module,
+    pattern: AttentionPattern,
+    num_heads: int,
+    dropout: float = 0.0,
+    need_probabilities: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Each global token attends to every valid token of its segment.
+
+    Args:
+        hidden_states: (B, N, E), the layer's input.
+        query_global, key_global, value_global: the projections, E -> E.
+        pattern: who may attend to whom; it must have global columns.
+        num_heads: H.
+        dropout: probability of dropping an attention weight.
+        need_probabilities: return them too.
+
+    Returns:
+        The context (B, G, H, D), undefined in the rows of fillers, and the probabilities (B, H, G, N), zero there, or
+        None.
+    """
+    query = query_global(pattern.take_global(hidden_states)).unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    query = query * query.shape[-1] ** -0.5  # (B, H, G, D)
+    mask = pattern.shared(("global", query.dtype), lambda: additive(pattern.global_row_mask()[:, None], query.dtype))
+    probabilities: Tensor | None
+    if _folding_pays(query) and is_plain_linear(key_global) and is_plain_linear(value_global):
+        context, probabilities = _folded(hidden_states, query, key_global, value_global, mask, dropout)
+    else:
+        context, probabilities = _projected(
+            hidden_states, query, key_global, value_global, mask, dropout, need_probabilities
+        )
+    if not need_probabilities or probabilities is None:
+        return context.transpose(1, 2), None
+    return context.transpose(1, 2), probabilities * pattern.global_row_mask()[:, None]
+
+
+def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether `module(x)` is nothing but `x @ module.weight.T + module.bias`, so that the weight may be read directly.
+
+    Not so for an adapter, a quantised layer, a layer with hooks, with parametrizations, or with a `forward` of its own
+    in the instance (accelerate puts one there), nor where the weight is offloaded (meta), sharded (DTensor) or anything
+    else than exactly a Parameter.
+    """
+    return (
+        type(module) is nn.Linear
+        and "forward" not in vars(module)
+        and not any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks))
+        and not module._backward_pre_hooks
+        and all(type(p) is nn.Parameter and not p.is_meta for p in (module.weight, module.bias))
+    )
+
+
+def _folding_pays(query: Tensor) -> bool:
+    """Folding multiplies the tokens by G * H columns twice; projecting them by E columns twice.
+
+    Traced graphs hold for any G, so they never fold. Nor does half precision autocast, whose weights are not in the
+    dtype of the products.
+    """
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled(query.device.type):
+        return False
+    num_global, head_size = query.shape[2:]
+    return 2 * num_global <= head_size
+
+
+def _folded(
+    hidden_states: Tensor,
+    query: Tensor,
+    key_global: nn.Linear,
+    value_global: nn.Linear,
+    mask: Tensor,
+    dropout: float,
+) -> tuple[Tensor, Tensor]:
+    num_heads, num_global = query.shape[1:3]
+    key_weight, value_weight = (
+        layer.weight.unflatten(0, (num_heads, -1))
+        for layer in (key_global, value_global)  # (H, D, E)
+    )
+    folded = (query @ key_weight).flatten(1, 2)  # (B, H * G, E)
+    scores = (folded @ hidden_states.transpose(1, 2)).unflatten(1, (num_heads, num_global))  # (B, H, G, N)
+    scores = scores + query @ key_global.bias.unflatten(0, (num_heads, -1))[:, :, None]
+    probabilities = (scores + mask).softmax(-1, dtype=torch.float32).to(query.dtype)
+    kept = F.dropout(probabilities, dropout)
+    mixed = (kept.flatten(1, 2) @ hidden_states).unflatten(1, (num_heads, num_global))  # (B, H, G, E)
+    context = mixed @ value_weight.transpose(1, 2)
+    bias = value_global.bias.unflatten(0, (num_heads, -1))[:, None, :]  # (H, 1, D)
+    return context + kept.sum(-1, keepdim=True) * bias, kept
+
+
+def _projected(
+    hidden_states: Tensor,
+    query: Tensor,
+    key_global: nn.Module,
+    value_global: nn.Module,
+    mask: Tensor,
+    dropout: float,
+    need_probabilities: bool,
+) -> tuple[Tensor, Tensor | None]:
+    key, value = (
+        project(hidden_states).unflatten(-1, (query.shape[1], -1)).transpose(1, 2)  # (B, H, N, D)
+        for project in (key_global, value_global)
+    )
+    if not need_probabilities:
+        return F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=1.0), None
+    scores = query @ key.transpose(-1, -2) + mask
+    kept = F.dropout(scores.softmax(-1, dtype=torch.float32).to(query.dtype), dropout)
+    return kept @ value, kept

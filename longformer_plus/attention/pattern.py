@@ -1,0 +1,130 @@
+"""AttentionPattern: who may attend to whom in a batch. Built once per forward, shared by all layers.
+
+Shapes: B batch, N tokens, G global tokens (the most that any row has), W window.
+
+Rows of a batch, documents packed in one row and rows whose padding was taken out are the same thing here: tokens with a
+segment. A token sees only tokens of its own segment. Who is global within it is a second, separate fact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+MASKED = -1
+
+
+@dataclass(eq=False)
+class AttentionPattern:
+    """The tokens of a batch, as attention sees them.
+
+    Attributes:
+        segments: (B, N) int64, the segment of each token, unique over the whole batch; MASKED for padding.
+        is_global: (B, N) bool, or None when no token of the batch is known to be global.
+        global_index: (B, G) int64, the positions of the global tokens of each row in rising order; rows with fewer
+            than G are filled up with the positions of other tokens. None with `is_global`.
+        global_segments: (B, G) int64, the segment of each of them; MASKED for the fillers. None with `is_global`.
+        is_uniform: whether each row is known to be one segment without padding.
+    """
+
+    segments: Tensor
+    is_global: Tensor | None
+    global_index: Tensor | None
+    global_segments: Tensor | None
+    is_uniform: bool
+    _shared: dict[object, Tensor] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def build(cls, valid: Tensor | None, is_global: Tensor | None, batch: Tensor, keep_empty: bool) -> AttentionPattern:
+        """The pattern of a batch in which each row is one document.
+
+        Args:
+            valid: (B, N) bool, False on padding; None when every token is valid.
+            is_global: (B, N) bool, the tokens asked to attend globally, padding not yet excluded; None for none.
+            batch: (B, N, ...) any tensor of the batch, for shape and device.
+            keep_empty: keep one (filler) global column even when no token is global, so that the global projections
+                stay in the graph and receive a gradient of zero. DistributedDataParallel and tracing need that.
+        """
+        num_rows, num_tokens = batch.shape[:2]
+        segments = torch.arange(num_rows, device=batch.device)[:, None].expand(num_rows, num_tokens)
+        if valid is not None:
+            segments = torch.where(valid, segments, MASKED)
+        if is_global is None:
+            if not keep_empty:
+                return cls(segments, None, None, None, valid is None)
+            is_global = torch.zeros((num_rows, num_tokens), dtype=torch.bool, device=batch.device)
+        elif valid is not None:
+            is_global = is_global & valid
+        most = _most_in_a_row(is_global)
+        if most == 0 and not keep_empty:
+            return cls(segments, None, None, None, valid is None)
+        # Global tokens first, in order of position; then fillers, each another token of the row.
+        rank = is_global * torch.arange(num_tokens, 0, -1, device=batch.device)
+        global_index = rank.topk(max(most, 1), dim=1).indices
+        global_segments = torch.where(is_global.gather(1, global_index), segments.gather(1, global_index), MASKED)
+        return cls(segments, is_global, global_index, global_segments, valid is None)
+
+    @property
+    def num_global(self) -> int:
+        """G, the number of global columns, fillers included."""
+        return 0 if self.global_index is None else self.global_index.shape[1]
+
+    @property
+    def valid(self) -> Tensor:
+        """(B, N) bool, False on padding."""
+        return self.segments != MASKED
+
+    def shared(self, key: object, build: Callable[[], Tensor]) -> Tensor:
+        """What `build` gives, built at the first call with this key and kept for the other layers."""
+        if key not in self._shared:
+            self._shared[key] = build()
+        return self._shared[key]
+
+    def query_segments(self) -> Tensor:
+        """(B, N) the segment that each token looks for; padding looks for one that no key has."""
+        return torch.where(self.valid, self.segments, MASKED - 1)
+
+    def local_key_segments(self) -> Tensor:
+        """(B, N) the segment of each token as a key of the window; MASKED for padding, and for global tokens, which
+        are keys of every row through their own columns, so that each key counts once."""
+        return self.segments if self.is_global is None else self.segments.masked_fill(self.is_global, MASKED)
+
+    def global_row_mask(self) -> Tensor:
+        """(B, G, N) bool, whether a global token attends to a token: all valid ones of its segment."""
+        if self.global_segments is None:
+            raise ValueError("A pattern without global tokens has no global rows.")
+        wanted = torch.where(self.global_segments == MASKED, MASKED - 1, self.global_segments)
+        return wanted[:, :, None] == self.segments[:, None, :]
+
+    def take_global(self, rows: Tensor) -> Tensor:
+        """(B, N, E) -> (B, G, E), the rows of the global tokens (and fillers)."""
+        return rows.gather(1, self._expanded_index(rows))
+
+    def put_global(self, rows: Tensor, global_rows: Tensor) -> Tensor:
+        """(B, N, E) with the rows of the global tokens replaced by `global_rows` (B, G, E). Fillers keep their row, and
+        yet leave `global_rows` in the graph."""
+        if self.global_segments is None:
+            raise ValueError("A pattern without global tokens has no global rows.")
+        is_filler = (self.global_segments == MASKED)[:, :, None]
+        kept = torch.where(is_filler, self.take_global(rows), global_rows)
+        return rows.scatter(1, self._expanded_index(rows), kept)
+
+    def _expanded_index(self, rows: Tensor) -> Tensor:
+        if self.global_index is None:
+            raise ValueError("A pattern without global tokens has no global rows.")
+        return self.global_index[:, :, None].expand(-1, -1, rows.shape[-1])
+
+
+def _most_in_a_row(is_global: Tensor) -> int:
+    """The largest number of global tokens in a row: the one value that a forward reads back from the device."""
+    count = is_global.sum(1).amax(0)
+    if not torch.compiler.is_compiling():
+        return int(count)
+    # A traced graph has no branch for "none": it always keeps one column, which may be a filler.
+    most = count.clamp(min=1).item()
+    torch._check(most >= 1)
+    torch._check(most <= is_global.shape[1])
+    return most  # type: ignore[return-value]

@@ -1,0 +1,148 @@
+"""Checks of what a model is called with: each wrong input gets one error that says what to do.
+
+Shapes are always checked. Values (ids in range, masks of 0 and 1) are checked in eager mode and left out under
+torch.compile and export, where reading them would break the graph.
+
+Shapes: B batch, N tokens, L layers, H heads, E hidden size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .configuration import LongformerPlusConfig
+
+
+def check_inputs(
+    config: LongformerPlusConfig,
+    input_ids: Tensor | None,
+    inputs_embeds: Tensor | None,
+    masks: dict[str, Tensor | None],
+    ids: dict[str, tuple[Tensor | None, int]],
+) -> None:
+    """Check the arguments of a forward.
+
+    Args:
+        config: the model's configuration.
+        input_ids: (B, N), or None if `inputs_embeds` is given.
+        inputs_embeds: (B, N, E), or None if `input_ids` is given.
+        masks: masks of (B, N) by argument name, each of 0 and 1 (of 2 too in `attention_mask`), any dtype.
+        ids: by argument name, ids of (B, N) or (1, N) and the size of the table that they index.
+
+    Raises:
+        ValueError: an argument is missing, given twice, of a wrong shape, or has values out of range.
+    """
+    if (input_ids is None) == (inputs_embeds is None):
+        given = "neither" if input_ids is None else "both"
+        raise ValueError(f"Pass exactly one of input_ids and inputs_embeds; {given} of them were given.")
+    if input_ids is not None:
+        _check_dimensions("input_ids", input_ids, "(batch, tokens)", 2)
+        _check_integers("input_ids", input_ids)
+        batch, tokens = input_ids.shape
+    else:
+        _check_dimensions("inputs_embeds", inputs_embeds, "(batch, tokens, hidden_size)", 3)  # type: ignore[arg-type]
+        batch, tokens, width = inputs_embeds.shape  # type: ignore[union-attr]
+        if width != config.hidden_size:
+            raise ValueError(
+                f"inputs_embeds has {width} features per token; config.hidden_size is {config.hidden_size}."
+            )
+    if not torch.compiler.is_compiling() and not tokens:
+        raise ValueError("The input has no tokens: give at least one token per document.")
+    for name, mask in masks.items():
+        if mask is not None:
+            _check_mask(name, mask, (batch, tokens), largest=2 if name == "attention_mask" else 1)
+    for name, (values, size) in ids.items():
+        if values is not None:
+            _check_ids(name, values, size, (batch, tokens))
+
+
+def check_length(config: LongformerPlusConfig, num_tokens: int, position_ids: Tensor) -> None:
+    """Raise a ValueError if the document needs positions that the table does not have.
+
+    Args:
+        num_tokens: N, padding included.
+        position_ids: (B, N) or (1, N), as made from the input: padding takes no position.
+    """
+    if torch.compiler.is_compiling() or num_tokens <= config.max_tokens:
+        return
+    last = int(position_ids.max())
+    if last < config.max_position_embeddings:
+        return
+    raise ValueError(
+        f"The document has {last - config.pad_token_id} tokens, but the model has positions for "  # type: ignore[operator]
+        f"{config.max_tokens} (max_position_embeddings={config.max_position_embeddings}, of which the first "
+        f"{config.max_position_embeddings - config.max_tokens} are not for tokens). Truncate it (tokenizer(..., "
+        f"truncation=True, max_length={config.max_tokens})), split it into parts, pass position_ids of your own, or "
+        "give the model a longer position table."
+    )
+
+
+def check_head_mask(config: LongformerPlusConfig, head_mask: Tensor | None) -> list[Tensor | None]:
+    """One (H) mask per layer, or None for each, from a `head_mask` of (H) or (L, H).
+
+    Raises:
+        ValueError: it has another shape.
+    """
+    if head_mask is None:
+        return [None] * config.num_hidden_layers
+    heads, layers = config.num_attention_heads, config.num_hidden_layers
+    if head_mask.shape == (heads,):
+        return [head_mask] * layers
+    if head_mask.shape == (layers, heads):
+        return list(head_mask.unbind(0))
+    raise ValueError(
+        f"head_mask of shape {tuple(head_mask.shape)} is not allowed: it must be ({heads},), one factor per head, or "
+        f"({layers}, {heads}), one per layer and head."
+    )
+
+
+def _check_dimensions(name: str, values: Tensor, meaning: str, dimensions: int) -> None:
+    if values.dim() != dimensions:
+        raise ValueError(
+            f"{name} of shape {tuple(values.shape)} is not allowed: it must have {dimensions} dimensions, {meaning}."
+        )
+
+
+def _check_integers(name: str, values: Tensor) -> None:
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise ValueError(f"{name} of dtype {values.dtype} is not allowed: ids are integers (torch.long or torch.int).")
+
+
+def _check_mask(name: str, mask: Tensor, shape: tuple[int, int], largest: int) -> None:
+    if mask.dim() != 2:
+        raise ValueError(
+            f"{name} of shape {tuple(mask.shape)} is not allowed: it must be (batch, tokens). Who attends to whom "
+            "beyond padding is given by the window and by global_attention_mask; no mask of query by key is taken."
+        )
+    if tuple(mask.shape) != shape:
+        raise ValueError(f"{name} has shape {tuple(mask.shape)}, the input has {shape} (batch, tokens).")
+    if torch.compiler.is_compiling() or mask.dtype == torch.bool:
+        return
+    if not bool(((mask == 0) | (mask == 1) | ((mask == 2) & (largest == 2))).all()):
+        raise ValueError(
+            f"{name} has values from {mask.min().item()} to {mask.max().item()}: it must hold 1 for "
+            f"{'valid tokens and 0 for padding' if largest == 2 else 'tokens that attend globally and 0 for others'}. "
+            "Masks to be added to scores (0 and large negative numbers) are not taken: pass `mask == 0` instead."
+        )
+
+
+def _check_ids(name: str, values: Tensor, size: int, shape: tuple[int, int]) -> None:
+    _check_integers(name, values)
+    if values.dim() != 2 or values.shape[1] != shape[1] or values.shape[0] not in (1, shape[0]):
+        raise ValueError(f"{name} has shape {tuple(values.shape)}, the input has {shape} (batch, tokens).")
+    if torch.compiler.is_compiling() or values.numel() == 0:
+        return
+    low, high = (int(bound) for bound in values.aminmax())
+    if low < 0 or high >= size:
+        raise ValueError(
+            f"{name} has values from {low} to {high}, but the table they index has {size} rows (0 to {size - 1}). "
+            + _REMEDIES[name]
+        )
+
+
+_REMEDIES = {
+    "input_ids": "Use the tokenizer of this checkpoint, or resize_token_embeddings after adding tokens.",
+    "token_type_ids": "Longformer uses a single token type: leave token_type_ids out, or set config.type_vocab_size.",
+    "position_ids": "Positions start at pad_token_id + 1; leave position_ids out to have them made.",
+}

@@ -1,0 +1,164 @@
+"""One self-attention layer against the dense float64 oracle: outputs, probabilities, every gradient, low precision."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from longformer_plus import LongformerPlusConfig
+from longformer_plus.attention import AttentionPattern
+from longformer_plus.attention.sdpa import Layout
+from longformer_plus.modeling import LongformerPlusSelfAttention
+
+from .cases import BACKENDS, Case, cases, spread
+from .oracle import self_attention, windowed
+
+HEADS, WIDTH = 3, 24
+PROFILE = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def build(case: Case, backend: str) -> tuple[LongformerPlusSelfAttention, torch.Tensor, AttentionPattern]:
+    config = LongformerPlusConfig(
+        hidden_size=WIDTH,
+        num_attention_heads=HEADS,
+        num_hidden_layers=1,
+        intermediate_size=8,
+        attention_window=case.window,
+        attention_probs_dropout_prob=0.0,
+        attn_implementation=backend,
+    )
+    layer = spread(LongformerPlusSelfAttention(config, 0), seed=case.seed)
+    hidden = torch.randn(*case.shape, WIDTH, generator=torch.Generator().manual_seed(case.seed))
+    return layer, hidden, AttentionPattern.build(case.valid, case.is_global, hidden, keep_empty=False)
+
+
+def weights_of(layer: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.detach().double().requires_grad_() for name, p in layer.named_parameters()}
+
+
+@PROFILE
+@given(case=cases(), backend=st.sampled_from(BACKENDS))
+def test_outputs_and_every_gradient_match_the_oracle(case: Case, backend: str) -> None:
+    layer, hidden, pattern = build(case, backend)
+    hidden.requires_grad_()
+    weights = weights_of(layer)
+    exact_hidden = hidden.detach().double().requires_grad_()
+    expected = self_attention(exact_hidden, weights, HEADS, case.valid, case.is_global, case.window).context
+
+    context = layer(hidden, pattern)[0]
+    torch.testing.assert_close(context.double(), expected, atol=2e-5, rtol=0)
+    assert not context[~case.valid].any()
+
+    grad = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    expected.backward(grad)
+    context.backward(grad.float())
+    torch.testing.assert_close(hidden.grad.double(), exact_hidden.grad, atol=5e-4, rtol=1e-4)
+    for name, parameter in layer.named_parameters():
+        exact = weights[name].grad
+        if parameter.grad is None:
+            # Without a global token the global projections take no part.
+            assert name.split(".")[0].endswith("_global")
+            assert not exact.any()
+            continue
+        scale = max(exact.square().mean().sqrt().item(), 1.0)
+        error = (parameter.grad.double() - exact).square().mean().sqrt().item()
+        assert error <= 1e-4 * scale, f"{name}: error {error:.2e}, gradient {scale:.2e}"
+
+
+@PROFILE
+@given(case=cases(most_windows=2))
+def test_probabilities_have_the_layout_of_the_oracle(case: Case) -> None:
+    layer, hidden, pattern = build(case, "eager")
+    is_global = case.is_global & case.valid
+    result = self_attention(hidden.double(), weights_of(layer), HEADS, case.valid, is_global, case.window)
+    local, global_ = windowed(result, is_global, case.window)
+    _, probabilities, global_probabilities = layer(hidden, pattern, output_attentions=True)
+    assert probabilities.shape == local.shape
+    torch.testing.assert_close(probabilities.double(), local, atol=1e-5, rtol=0)
+    if is_global.any():
+        torch.testing.assert_close(global_probabilities.double(), global_, atol=1e-5, rtol=0)
+    else:
+        assert global_probabilities is None
+
+
+@PROFILE
+@given(case=cases(), backend=st.sampled_from(BACKENDS))
+def test_head_mask_scales_each_head(case: Case, backend: str) -> None:
+    layer, hidden, pattern = build(case, backend)
+    head_mask = torch.tensor([0.0, 1.0, 2.5])
+    expected = self_attention(
+        hidden.double(), weights_of(layer), HEADS, case.valid, case.is_global, case.window, head_mask=head_mask.double()
+    )
+    context = layer(hidden, pattern, head_mask=head_mask)[0]
+    torch.testing.assert_close(context.double(), expected.context, atol=4e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@PROFILE
+@given(case=cases())
+def test_low_precision_error_is_at_most_twice_that_of_eager(dtype: torch.dtype, case: Case) -> None:
+    errors = {}
+    for backend in BACKENDS:
+        layer, hidden, pattern = build(case, backend)
+        layer, hidden = layer.to(dtype), hidden.to(dtype)
+        exact = self_attention(
+            hidden.double(), weights_of(layer), HEADS, case.valid, case.is_global, case.window
+        ).context
+        errors[backend] = (layer(hidden, pattern)[0].double() - exact).square().mean().sqrt().item()
+    assert errors["sdpa"] <= 2 * errors["eager"] + 1e-3 * torch.finfo(dtype).eps, errors
+
+
+@pytest.mark.parametrize("num_global", [0, 1, 40, 300])
+@pytest.mark.parametrize("window", [2, 8, 64, 128, 512])
+def test_windows_reach_as_far_as_the_attention_window(window: int, num_global: int) -> None:
+    layout = Layout.choose(window, num_global)
+    assert layout.reach * layout.block >= window // 2
+    assert (layout.reach - 1) * layout.block < window // 2
+    assert layout.slots + layout.appended == num_global
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("num_global", [3, 200])
+def test_a_long_document_with_few_and_with_many_global_tokens(backend: str, num_global: int) -> None:
+    valid = torch.ones(2, 700, dtype=torch.bool)
+    valid[1, 500:] = False
+    is_global = torch.zeros_like(valid)
+    is_global[:, torch.randperm(700, generator=torch.Generator().manual_seed(0))[:num_global]] = True
+    case = Case(valid, is_global, window=64, seed=3)
+    assert bool(Layout.choose(64, num_global).appended) == (num_global == 200)
+    layer, hidden, pattern = build(case, backend)
+    expected = self_attention(hidden.double(), weights_of(layer), HEADS, valid, is_global, 64).context
+    torch.testing.assert_close(layer(hidden, pattern)[0].double(), expected, atol=2e-5, rtol=0)
+
+
+def test_memory_of_a_long_document_is_linear() -> None:
+    """Nothing of size N x N is built: at 60,000 tokens one such mask of single bytes would be 3.6 GB."""
+    tokens = 60_000
+    case = Case(torch.ones(1, tokens, dtype=torch.bool), torch.zeros(1, tokens, dtype=torch.bool), window=32, seed=0)
+    case.is_global[0, 0] = True
+    for backend in BACKENDS:
+        layer, hidden, pattern = build(case, backend)
+        with torch.no_grad():
+            largest = _largest_tensor(lambda: layer(hidden, pattern))  # noqa: B023
+        assert largest <= tokens * HEADS * 300, backend
+
+
+def _largest_tensor(call: object) -> int:
+    """The number of elements of the largest tensor that any operation in `call` gives, views left out."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Largest(TorchDispatchMode):
+        elements = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+            out = function(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, (tuple, list)) else [out]:
+                if isinstance(tensor, torch.Tensor):
+                    Largest.elements = max(Largest.elements, tensor.untyped_storage().size() // tensor.element_size())
+            return out
+
+    with Largest():
+        call()  # type: ignore[operator]
+    return Largest.elements
