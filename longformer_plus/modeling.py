@@ -346,8 +346,8 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
             return_dict: False for a tuple.
 
         Returns:
-            LongformerPlusModelOutput: `last_hidden_state` (B, N, E), zero on padding; `pooler_output` (B, E), from the
-            first valid token; `hidden_states`, `attentions` and `global_attentions` as in `outputs`.
+            LongformerPlusModelOutput: `last_hidden_state` (B, N, E); `pooler_output` (B, E), from the first valid
+            token; `hidden_states`, `attentions` and `global_attentions` as in `outputs`.
 
         Raises:
             ValueError: an input has a shape or values that the model cannot take.
@@ -424,8 +424,6 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
     ) -> LongformerPlusModelOutput:
         """The layers; `capture_outputs` records what `_can_record_outputs` names on the way."""
         hidden_states = self.encoder(hidden_states, pattern, head_masks, output_attentions)
-        if not pattern.is_uniform:
-            hidden_states = hidden_states.masked_fill(~pattern.valid[:, :, None], 0.0)
         return LongformerPlusModelOutput(last_hidden_state=hidden_states)
 
 

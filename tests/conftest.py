@@ -1,0 +1,59 @@
+"""Settings and fixtures of all tests. Nothing here needs the network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+import transformers
+
+import longformer_plus
+
+# The tests' tensors are small: more threads only wait for one another.
+torch.set_num_threads(1)
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def longformer_registered() -> Iterator[None]:
+    """The Auto classes give LongformerPlus for Longformer checkpoints during the test."""
+    longformer_plus.register_for_longformer()
+    yield
+    longformer_plus.unregister_for_longformer()
+
+
+@pytest.fixture
+def warnings_of_transformers(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """What transformers' loggers print, ours among them; each warning that is given once is given again."""
+    logger = transformers.utils.logging.get_logger("transformers")
+    ours = transformers.utils.logging.get_logger("longformer_plus")
+    transformers.utils.logging.warning_once.cache_clear()
+    before = logger.propagate, ours.propagate
+    logger.propagate = ours.propagate = True
+    with caplog.at_level("WARNING"):
+        yield caplog
+    logger.propagate, ours.propagate = before
+
+
+@pytest.fixture(scope="session")
+def vocabulary_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with vocab.json and merges.txt: RoBERTa's where the shared data are, else a small one trained here."""
+    folder = SHARED_DATA / "roberta_vocabulary"
+    if folder.is_dir():
+        return folder
+    from tokenizers import ByteLevelBPETokenizer
+
+    folder = tmp_path_factory.mktemp("vocabulary")
+    tokenizer = ByteLevelBPETokenizer()
+    words = Path(longformer_plus.__file__).parent.rglob("*.py")
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    tokenizer.train([str(path) for path in words], vocab_size=1000, special_tokens=special)
+    tokenizer.save_model(str(folder))
+    return folder
