@@ -21,7 +21,7 @@ from transformers.pytorch_utils import apply_chunking_to_forward
 from transformers.utils import can_return_tuple, logging
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention import ALL_ATTENTION_FUNCTIONS, AttentionPattern, eager_local_rows, global_rows
+from .attention import ALL_ATTENTION_FUNCTIONS, AttentionPattern, attend_globally, eager_local_rows
 from .configuration import LongformerPlusConfig
 from .global_attention import Policy, build_global_attention_mask
 from .inputs import check_head_mask, check_inputs, check_length
@@ -110,7 +110,7 @@ class LongformerPlusSelfAttention(nn.Module):
         context, probabilities = local_rows(query, key, value, pattern, self.window, dropout)
         context, global_probabilities = context.flatten(2), None
         if pattern.num_global:
-            global_context, global_probabilities = global_rows(
+            global_context, global_probabilities = attend_globally(
                 hidden_states,
                 self.query_global,
                 self.key_global,
@@ -242,6 +242,8 @@ class LongformerPlusPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["LongformerPlusEmbeddings", "LongformerPlusLayer"]
     _supports_sdpa = True
+    # A buffer in checkpoints written before transformers 4.31.
+    _keys_to_ignore_on_load_unexpected = [r"embeddings\.position_ids$"]
     _can_record_outputs = {
         "hidden_states": LongformerPlusLayer,
         "attentions": OutputRecorder(LongformerPlusSelfAttention, index=1),

@@ -58,8 +58,10 @@ WINDOWS = (2, 4, 6, 8, 16, 34)
 
 @st.composite
 def cases(draw: st.DrawFn, windows: tuple[int, ...] = WINDOWS, most_windows: int = 4) -> Case:
-    """Batches of 1 to 3 rows, from 1 token to `most_windows` windows + 1, padded on either side and with holes, with none
-    to all tokens global, sometimes with a row that is all padding."""
+    """Batches of 1 to 3 rows, from 1 token to `most_windows` windows + 1.
+
+    Padded on either side and with holes, with none to all tokens global, sometimes with a row that is all padding.
+    """
     window = draw(st.sampled_from(windows))
     landmarks = [1, window // 2 + 1, window, window + 1, most_windows * window, most_windows * window + 1]
     tokens = draw(st.one_of(st.sampled_from(landmarks), st.integers(1, most_windows * window + 1)))

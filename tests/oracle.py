@@ -1,4 +1,4 @@
-"""An independent judge: the meaning of the attention, written densely in float64, one pair of tokens at a time in effect.
+"""An independent judge: the meaning of the attention, written densely in float64.
 
 It shares no code with the package. Shapes: B batch, N tokens, H heads, D head size, E hidden size.
 """
@@ -29,7 +29,7 @@ def who_attends(
     segments: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(B, N, N) bool twice: which key a local row, and which key a global row attends to."""
-    batch, tokens = valid.shape
+    tokens = valid.shape[1]
     i = torch.arange(tokens)[:, None]
     j = torch.arange(tokens)[None, :]
     in_window = ((i - j).abs() <= window // 2 * dilation) & ((i - j) % dilation == 0)

@@ -107,7 +107,9 @@ def test_low_precision_error_is_at_most_twice_that_of_eager(dtype: torch.dtype, 
             hidden.double(), weights_of(layer), HEADS, case.valid, case.is_global, case.window
         ).context
         errors[backend] = (layer(hidden, pattern)[0].double() - exact).square().mean().sqrt().item()
-    assert errors["sdpa"] <= 2 * errors["eager"] + 1e-3 * torch.finfo(dtype).eps, errors
+    # One rounding of the output is the least that any backend makes; with a handful of tokens eager may be luckier.
+    rounding = torch.finfo(dtype).eps * exact.square().mean().sqrt().item()
+    assert errors["sdpa"] <= 2 * max(errors["eager"], rounding), errors
 
 
 @pytest.mark.parametrize("num_global", [0, 1, 40, 300])
@@ -116,7 +118,7 @@ def test_windows_reach_as_far_as_the_attention_window(window: int, num_global: i
     layout = Layout.choose(window, num_global)
     assert layout.reach * layout.block >= window // 2
     assert (layout.reach - 1) * layout.block < window // 2
-    assert layout.slots + layout.appended == num_global
+    assert layout.slots in (0, num_global)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -127,7 +129,7 @@ def test_a_long_document_with_few_and_with_many_global_tokens(backend: str, num_
     is_global = torch.zeros_like(valid)
     is_global[:, torch.randperm(700, generator=torch.Generator().manual_seed(0))[:num_global]] = True
     case = Case(valid, is_global, window=64, seed=3)
-    assert bool(Layout.choose(64, num_global).appended) == (num_global == 200)
+    assert Layout.choose(64, num_global).slots == {3: 3, 200: 0}[num_global]
     layer, hidden, pattern = build(case, backend)
     expected = self_attention(hidden.double(), weights_of(layer), HEADS, valid, is_global, 64).context
     torch.testing.assert_close(layer(hidden, pattern)[0].double(), expected, atol=2e-5, rtol=0)
@@ -152,7 +154,7 @@ def _largest_tensor(call: object) -> int:
     class Largest(TorchDispatchMode):
         elements = 0
 
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             out = function(*args, **(kwargs or {}))
             for tensor in out if isinstance(out, (tuple, list)) else [out]:
                 if isinstance(tensor, torch.Tensor):

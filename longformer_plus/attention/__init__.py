@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from .eager import eager_local_rows
-from .global_rows import global_rows
+from .global_rows import attend_globally
 from .pattern import AttentionPattern
 from .sdpa import sdpa_local_rows
 
@@ -39,7 +39,7 @@ __all__ = [
     "ALL_ATTENTION_FUNCTIONS",
     "AttentionPattern",
     "LocalRows",
+    "attend_globally",
     "eager_local_rows",
-    "global_rows",
     "sdpa_local_rows",
 ]

@@ -15,10 +15,13 @@ from torch.nn import functional as F
 def pad_to_blocks(x: Tensor, block: int) -> Tensor:
     """(B, N, ...) -> (B, n, b, ...), filled up with zeros."""
     num_tokens = x.shape[1]
-    missing = -num_tokens % block
-    if missing:
+    # A traced graph holds for any length: it has no branch for "nothing missing", nor for a single block.
+    traced = torch.compiler.is_compiling()
+    num_blocks = num_tokens // block + 2 if traced else -(-num_tokens // block)
+    missing = num_blocks * block - num_tokens
+    if traced or missing:
         x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, missing))
-    return x.unflatten(1, (-1, block))
+    return x.unflatten(1, (num_blocks, block))
 
 
 def sliding_windows(rows: Tensor, before: int, size: int, step: int) -> Tensor:

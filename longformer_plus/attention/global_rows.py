@@ -18,7 +18,7 @@ from .blocks import additive
 from .pattern import AttentionPattern
 
 
-def global_rows(
+def attend_globally(
     hidden_states: Tensor,
     query_global: nn.Module,
     key_global: nn.Module,

@@ -58,12 +58,12 @@ class AttentionPattern:
             is_global = torch.zeros((num_rows, num_tokens), dtype=torch.bool, device=batch.device)
         elif valid is not None:
             is_global = is_global & valid
-        most = _most_in_a_row(is_global)
-        if most == 0 and not keep_empty:
+        most = _columns(is_global, keep_empty)
+        if not torch.compiler.is_compiling() and most == 0:
             return cls(segments, None, None, None, valid is None)
         # Global tokens first, in order of position; then fillers, each another token of the row.
         rank = is_global * torch.arange(num_tokens, 0, -1, device=batch.device)
-        global_index = rank.topk(max(most, 1), dim=1).indices
+        global_index = rank.topk(most, dim=1).indices
         global_segments = torch.where(is_global.gather(1, global_index), segments.gather(1, global_index), MASKED)
         return cls(segments, is_global, global_index, global_segments, valid is None)
 
@@ -118,11 +118,11 @@ class AttentionPattern:
         return self.global_index[:, :, None].expand(-1, -1, rows.shape[-1])
 
 
-def _most_in_a_row(is_global: Tensor) -> int:
-    """The largest number of global tokens in a row: the one value that a forward reads back from the device."""
+def _columns(is_global: Tensor, keep_empty: bool) -> int:
+    """The most global tokens that any row has: the one number that a forward reads back from the device."""
     count = is_global.sum(1).amax(0)
     if not torch.compiler.is_compiling():
-        return int(count)
+        return max(int(count), int(keep_empty))
     # A traced graph has no branch for "none": it always keeps one column, which may be a filler.
     most = count.clamp(min=1).item()
     torch._check(most >= 1)

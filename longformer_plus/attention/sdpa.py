@@ -34,15 +34,14 @@ class Layout:
         window: W.
         block: b.
         reach: blocks on each side of the query's own that its window holds.
-        slots: global keys before each block of the buffer (G, or 0 when they are appended to each window instead).
-        appended: global keys appended to each window (G, or 0). Cheaper where there are many.
+        slots: global keys before each block of the buffer: G, or 0 where there are none or where they are put in front
+            of each window instead, which is cheaper when there are many.
     """
 
     window: int
     block: int
     reach: int
     slots: int
-    appended: int
 
     @classmethod
     def choose(cls, window: int, num_global: int) -> Layout:
@@ -51,10 +50,10 @@ class Layout:
         while block < _LARGEST_BLOCK and 2 * block <= window // 2:
             block *= 2
         reach = -(-(window // 2) // block)
-        # A slot is repeated in each of the 2 * reach + 1 blocks of a window; appending costs a copy of the window.
-        interleave = 4 * reach * num_global <= (2 * reach + 1) * block
-        slots, appended = (num_global, 0) if interleave else (0, num_global)
-        return cls(window, block, reach, slots, appended)
+        # Slots are repeated in each of the 2 * reach + 1 blocks of a window; the alternative copies the window.
+        # A traced graph holds for any G and cannot choose by it.
+        interleave = not torch.compiler.is_compiling() and 4 * reach * num_global <= (2 * reach + 1) * block
+        return cls(window, block, reach, num_global if interleave else 0)
 
     @property
     def period(self) -> int:
@@ -86,7 +85,7 @@ def sdpa_local_rows(
         The context (B, N, H, D), whose rows of masked and of global tokens are not defined, and no probabilities.
     """
     num_rows, num_tokens = query.shape[:2]
-    if num_tokens <= window and not torch.compiler.is_exporting():
+    if not torch.compiler.is_exporting() and num_tokens <= window:
         return _dense(query, key, value, pattern, window, dropout), None
     layout = Layout.choose(window, pattern.num_global)
     mask = pattern.shared((layout, query.dtype), lambda: additive(_allowed(pattern, layout), query.dtype))

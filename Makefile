@@ -1,0 +1,38 @@
+# One virtual environment, .venv, with the versions of constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test test-slow lint format bench clean
+
+run: .venv/installed ## a long document through tokenizer and model, timed beside transformers' Longformer
+	$(BIN)/python -m longformer_plus.cli demonstrate
+
+test: .venv/installed .cache/suite ## the tests
+	$(BIN)/python -m pytest -n 2
+
+test-slow: .venv/installed .cache/suite ## all tests, those that take long among them
+	$(BIN)/python -m pytest -n 2 -m ""
+
+lint: .venv/installed ## what CI checks besides the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .cache build *.egg-info
+
+# torch comes first and pinned: an open range would fetch the packages of a GPU build.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# transformers' own model tests are in its source distribution only.
+.cache/suite: .venv/installed
+	$(BIN)/python -m tests.transformers_suite
+	touch $@

@@ -1,0 +1,88 @@
+"""One traced graph for every batch size, length and number of global tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch._dynamo
+from torch.export import Dim
+
+import longformer_plus
+
+from .cases import small_config, spread
+
+HEADS = [
+    "Model",
+    "ForMaskedLM",
+    "ForSequenceClassification",
+    "ForQuestionAnswering",
+    "ForTokenClassification",
+    "ForMultipleChoice",
+]
+SHAPES = [(2, 40, 1), (1, 1, 0), (1, 1, 1), (3, 7, 2), (2, 8, 0), (2, 17, 17), (1, 33, 5), (1, 100, 100), (2, 333, 7)]
+
+
+def make(head: str) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return spread(getattr(longformer_plus, f"LongformerPlus{head}")(small_config(attention_window=[8, 12]))).eval()
+
+
+def batch(head: str, rows: int, tokens: int, num_global: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(tokens)
+    ids = torch.randint(3, 60, (rows, tokens), generator=generator)
+    mask, is_global = torch.ones_like(ids), torch.zeros_like(ids)
+    is_global[0, torch.randperm(tokens, generator=generator)[:num_global]] = 1
+    if tokens > 4:
+        mask[0, -2:] = 0
+    inputs = {"input_ids": ids, "attention_mask": mask, "global_attention_mask": is_global}
+    if head == "ForMultipleChoice":
+        return {name: tensor[:, None].repeat(1, 2, 1) for name, tensor in inputs.items()}
+    return inputs
+
+
+def assert_same(have: Any, want: Any) -> None:
+    for name in ("last_hidden_state", "logits", "start_logits", "end_logits"):
+        if name in want:
+            torch.testing.assert_close(have[name], want[name], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@torch.no_grad()
+def test_torch_export_with_dynamic_shapes(head: str) -> None:
+    model = make(head)
+    example = batch(head, 2, 40, 1)
+    last = example["input_ids"].dim() - 1
+    shapes = {name: {0: Dim.DYNAMIC, last: Dim.DYNAMIC} for name in example}
+    exported = torch.export.export(model, (), example, dynamic_shapes=shapes, strict=False).module()
+    for shape in SHAPES:
+        inputs = batch(head, *shape)
+        assert_same(exported(**inputs), model(**inputs))
+
+
+@pytest.mark.parametrize("mode", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@torch.no_grad()
+@torch._dynamo.config.patch(capture_scalar_outputs=True)
+def test_torch_compile_in_one_piece(mode: str) -> None:
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    torch.compiler.reset()
+    model = make("Model")
+    counter = CompileCounterWithBackend(mode)
+    compiled = torch.compile(model, fullgraph=True, backend=counter)
+    for shape in SHAPES:
+        inputs = batch("Model", *shape)
+        assert_same(compiled(**inputs), model(**inputs))
+    assert counter.frame_count <= 6
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@torch.no_grad()
+def test_the_exporter_of_transformers(dynamic: bool) -> None:
+    exporter = pytest.importorskip("transformers.exporters.exporter_dynamo")
+    model = make("ForMaskedLM")
+    inputs = batch("ForMaskedLM", 2, 40, 1)
+    program = exporter.DynamoExporter().export(model, inputs, exporter.DynamoConfig(dynamic=dynamic))
+    program = getattr(program, "program", program)
+    assert_same(program.module()(**inputs), model(**inputs))

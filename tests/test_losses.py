@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainingArguments
+
+from longformer_plus import (
+    LongformerPlusForMaskedLM,
+    LongformerPlusForMultipleChoice,
+    LongformerPlusForQuestionAnswering,
+    LongformerPlusForSequenceClassification,
+    LongformerPlusForTokenClassification,
+)
+from longformer_plus.losses import sequence_loss, span_loss, token_loss
+
+from .cases import small_config
+
+
+def test_problem_types_are_told_by_classes_and_labels() -> None:
+    logits = torch.randn(4, 3)
+    one_of = torch.tensor([0, 2, 1, 1])
+    some_of = torch.rand(4, 3).round()
+    torch.testing.assert_close(sequence_loss(logits, one_of, None), F.cross_entropy(logits, one_of))
+    torch.testing.assert_close(
+        sequence_loss(logits, some_of, None), F.binary_cross_entropy_with_logits(logits, some_of)
+    )
+    torch.testing.assert_close(sequence_loss(logits, some_of, "regression"), F.mse_loss(logits, some_of))
+    targets = torch.randn(4)
+    torch.testing.assert_close(sequence_loss(logits[:, :1], targets, None), F.mse_loss(logits[:, 0], targets))
+    with pytest.raises(ValueError, match=r"labels of shape \(4,\)"):
+        sequence_loss(logits, targets, "regression")
+
+
+def test_nothing_labelled_gives_zero_and_a_gradient() -> None:
+    logits = torch.randn(2, 5, 3, requires_grad=True)
+    loss = token_loss(logits, torch.full((2, 5), -100))
+    loss.backward()
+    assert loss == 0
+    assert not logits.grad.any()
+
+
+def test_answers_outside_the_input_are_not_counted() -> None:
+    start, end = torch.randn(2, 6), torch.randn(2, 6)
+    loss = span_loss(start, end, torch.tensor([2, 6]), torch.tensor([[3], [9]]))
+    torch.testing.assert_close(
+        loss, (F.cross_entropy(start[:1], torch.tensor([2])) + F.cross_entropy(end[:1], torch.tensor([3]))) / 2
+    )
+
+
+class Documents(Dataset):
+    """Twelve documents of one length for one head, each with labels of its own number."""
+
+    def __init__(self, head: str) -> None:
+        generator = torch.Generator().manual_seed(0)
+        tokens = 20
+        self.rows = []
+        for index in range(12):
+            ids = torch.randint(3, 60, (tokens,), generator=generator)
+            ids[[7, 8, tokens - 1]] = 2
+            row = {"input_ids": ids}
+            if head in ("masked", "token"):
+                row["labels"] = torch.randint(0, 3, (tokens,), generator=generator)
+                row["labels"][index + 1 :] = -100
+            elif head == "question":
+                row["start_positions"] = row["end_positions"] = torch.tensor(index)
+            elif head == "choice":
+                row = {"input_ids": torch.stack([ids, ids.flip(0), ids])}
+                row["labels"] = torch.tensor(index % 3)
+            elif head == "several":
+                row["labels"] = torch.rand(3, generator=generator).round()
+            else:
+                row["labels"] = torch.tensor(index % 3)
+            self.rows.append(row)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return self.rows[index]
+
+
+MODELS = {
+    "masked": LongformerPlusForMaskedLM,
+    "token": LongformerPlusForTokenClassification,
+    "single": LongformerPlusForSequenceClassification,
+    "several": LongformerPlusForSequenceClassification,
+    "question": LongformerPlusForQuestionAnswering,
+    "choice": LongformerPlusForMultipleChoice,
+}
+
+
+@pytest.mark.parametrize("head", MODELS)
+def test_accumulated_gradient_under_trainer_is_that_of_the_large_batch(head: str, tmp_path: Path) -> None:
+    def trained(batch: int, accumulation: int) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model = MODELS[head](small_config(num_labels=2 if head == "question" else 3))
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            max_steps=1,
+            learning_rate=1.0,
+            lr_scheduler_type="constant",
+            optim="sgd",
+            max_grad_norm=0.0,
+            report_to=[],
+            save_strategy="no",
+            disable_tqdm=True,
+            use_cpu=True,
+            seed=1,
+        )
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        Trainer(model, arguments, train_dataset=Documents(head)).train()
+        return {name: before[name] - p.detach() for name, p in model.named_parameters()}
+
+    large, accumulated = trained(12, 1), trained(3, 4)
+    for name, want in large.items():
+        error = (accumulated[name] - want).square().mean().sqrt().item()
+        assert error <= 1e-4 * want.square().mean().sqrt().item() + 1e-6, name
+    assert max(step.abs().max() for step in large.values()) > 1e-3

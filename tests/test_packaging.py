@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tomllib
+
+import longformer_plus
+
+ROOT = Path(__file__).parents[1]
+MAPPED = {"integrations": "longformer_plus.integrations", "demo": "longformer_plus.demo"}
+
+
+@pytest.fixture(scope="module")
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_every_folder_with_code_is_packaged(project: dict) -> None:
+    """The list is written by hand, since folders beside the package are mapped into it: compare it with the tree."""
+    found = set()
+    for folder in ("longformer_plus", *MAPPED):
+        for path in (ROOT / folder).rglob("__init__.py"):
+            parts = path.parent.relative_to(ROOT).parts
+            found.add(".".join((MAPPED.get(parts[0], parts[0]), *parts[1:])))
+    assert set(project["tool"]["setuptools"]["packages"]) == found
+
+
+def test_the_version_stands_in_one_place(project: dict) -> None:
+    from importlib.metadata import version
+
+    assert project["project"]["dynamic"] == ["version"]
+    assert version("longformer-plus") == longformer_plus.__version__
+
+
+def test_the_package_is_typed() -> None:
+    assert (Path(longformer_plus.__file__).parent / "py.typed").is_file()
