@@ -1,11 +1,12 @@
 # One virtual environment, .venv, with the versions of constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
+DOCUMENT ?= LICENSE
 
-.PHONY: run test test-slow lint format bench clean
+.PHONY: run test test-slow lint format clean
 
 run: .venv/installed ## a long document through tokenizer and model, timed beside transformers' Longformer
-	$(BIN)/python -m longformer_plus.cli demonstrate
+	$(BIN)/longformer-plus quickstart $(DOCUMENT)
 
 test: .venv/installed .cache/suite ## the tests
 	$(BIN)/python -m pytest -n 2

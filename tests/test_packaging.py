@@ -3,7 +3,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tomllib
 
 import longformer_plus
 
@@ -13,6 +12,7 @@ MAPPED = {"integrations": "longformer_plus.integrations", "demo": "longformer_pl
 
 @pytest.fixture(scope="module")
 def project() -> dict:
+    tomllib = pytest.importorskip("tomllib")  # in the standard library from Python 3.11
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
