@@ -15,6 +15,8 @@ from transformers import (
     AutoTokenizer,
     LongformerConfig,
     LongformerForMaskedLM,
+    PreTrainedModel,
+    TokenizersBackend,
     pipeline,
     set_seed,
 )
@@ -69,7 +71,7 @@ def run(document: Path) -> None:
             ours = AutoModelForMaskedLM.from_pretrained(folder).eval()
         finally:
             unregister_for_longformer()
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer: TokenizersBackend = AutoTokenizer.from_pretrained(folder)  # type: ignore[assignment]
         _show(document, text, ours, theirs, tokenizer)
 
 
@@ -77,9 +79,9 @@ def run(document: Path) -> None:
 def _show(
     document: Path,
     text: str,
-    ours: torch.nn.Module,
-    theirs: torch.nn.Module,
-    tokenizer: LongformerPlusTokenizer,
+    ours: PreTrainedModel,
+    theirs: PreTrainedModel,
+    tokenizer: TokenizersBackend,
 ) -> None:
     inputs = tokenizer(text, truncation=True, global_attention="cls", return_tensors="pt")
     num_tokens = inputs["input_ids"].shape[1]
