@@ -22,7 +22,7 @@ from .blocks import additive, pad_to_blocks, sliding_windows
 from .pattern import MASKED, AttentionPattern
 
 _BLOCKS = (16, 32, 64, 128, 256)
-_TRACED_BLOCKS = (64, 128, 256)
+_TRACED_BLOCK = 128
 # What copying a row of keys and values costs, and summing a row of their gradients, when attending to one key costs 1.
 # Fitted to times of one layer on 2 CPU cores, 4096 tokens, windows 32 to 512, 0 to 200 global tokens.
 _COPY = 40.0
@@ -48,13 +48,10 @@ class Layout:
 
     @classmethod
     def choose(cls, window: int, num_global: int, needs_gradient: bool) -> Layout:
-        """The cheapest layout for a window of `window` tokens and `num_global` global columns.
-
-        A traced graph holds for any G and cannot choose by it.
-        """
+        """The cheapest layout for a window of `window` tokens and `num_global` global columns."""
         if torch.compiler.is_compiling():
-            layouts = [cls(window, block, -(-(window // 2) // block), 0) for block in _TRACED_BLOCKS]
-            return min(layouts, key=lambda layout: layout.cost(1, needs_gradient))
+            # A traced graph holds for any G and cannot choose by it.
+            return cls(window, _TRACED_BLOCK, -(-(window // 2) // _TRACED_BLOCK), 0)
         layouts = [
             cls(window, block, -(-(window // 2) // block), slots) for block in _BLOCKS for slots in {num_global, 0}
         ]
