@@ -53,8 +53,9 @@ def register_for_longformer() -> None:
 
     `unregister_for_longformer` undoes it. Classes named outright (`transformers.LongformerModel`) are not touched.
     """
+    # `register` refuses, or in some versions passes over, a configuration of transformers' own.
     for name, model in _MODELS.items():
-        getattr(transformers, name)._model_mapping.register(LongformerConfig, model, exist_ok=True)
+        getattr(transformers, name)._model_mapping._extra_content[LongformerConfig] = model
 
 
 def unregister_for_longformer() -> None:
