@@ -25,14 +25,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "time it beside transformers' implementation with the same weights.",
     )
     quickstart.add_argument("document", type=Path, help="a text file in UTF-8; up to 4096 of its tokens are used")
+    bench = commands.add_parser(
+        "bench",
+        help="measure time and memory beside transformers' own implementation",
+        description="Time a base-size model with random weights beside transformers' implementation: time in one "
+        "process, in turns, medians; memory in a process for each. Batch 1, float32, no dropout, one global token.",
+    )
+    bench.add_argument("--lengths", type=int, nargs="+", default=[128, 512, 4096], help="tokens of a document")
+    bench.add_argument("--work", nargs="+", choices=["forward", "training"], default=["forward", "training"])
+    bench.add_argument("--window", type=int, default=512, help="attention window, total width in tokens")
+    bench.add_argument("--layers", type=int, default=12, help="layers of the model")
+    bench.add_argument("--repeats", type=int, default=5, help="how often each is measured")
+    bench.add_argument("--backend", choices=["sdpa", "eager"], default="sdpa", help="attn_implementation")
     options = parser.parse_args(arguments)
-    if not options.document.is_file():
-        parser.error(f"{options.document} is not a file. Name a text file in UTF-8.")
-    # Imported when asked: parsing a command line need not load torch.
-    from . import quickstart as room
-
-    room.run(options.document)
+    if options.command == "quickstart":
+        if not options.document.is_file():
+            parser.error(f"{options.document} is not a file. Name a text file in UTF-8.")
+        _quickstart(options)
+    else:
+        _bench(options)
     return 0
+
+
+# Each room is imported when asked for: parsing a command line need not load torch.
+
+
+def _quickstart(options: argparse.Namespace) -> None:
+    from . import quickstart
+
+    quickstart.run(options.document)
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from . import benchmark
+
+    row = "{:10} {:>8} {:>18} {:>18} {:>8} {:>8}"
+    print(row.format("work", "tokens", *benchmark.IMPLEMENTATIONS, "faster", "memory"))
+    for work in options.work:
+        for length in options.lengths:
+            workload = benchmark.Workload(length, work, options.window, options.layers, options.backend)
+            seconds, memory = benchmark.seconds(workload, options.repeats), benchmark.memory(workload)
+            cells = [f"{seconds[name]:.2f} s, {memory[name] / 2**30:.2f} GiB" for name in benchmark.IMPLEMENTATIONS]
+            faster = seconds["transformers"] / seconds["longformer_plus"]
+            share = memory["longformer_plus"] / max(memory["transformers"], 1)
+            print(row.format(work, length, *cells, f"{faster:.2f}x", f"{share:.2f}"), flush=True)
+    print(
+        f"base size, {options.layers} layers, window {options.window}, {options.backend}, batch 1, float32, no "
+        f"dropout, one global token; medians of {options.repeats} in turns; peak memory beyond what was held before, a "
+        f"process for each; {benchmark.circumstances()}"
+    )
 
 
 if __name__ == "__main__":

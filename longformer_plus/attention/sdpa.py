@@ -24,7 +24,7 @@ from .pattern import MASKED, AttentionPattern
 _BLOCKS = (16, 32, 64, 128, 256)
 _TRACED_BLOCK = 128
 # What copying a row of keys and values costs, and summing a row of their gradients, when attending to one key costs 1.
-# Fitted to times of one layer on 2 CPU cores, 4096 tokens, windows 32 to 512, 0 to 200 global tokens.
+# Estimated from times of one layer on 2 CPU cores, 4096 tokens, windows 32 to 512, 0 to 200 global tokens.
 _COPY = 40.0
 _GRADIENT = 60.0
 
