@@ -27,9 +27,9 @@ def token_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Count = None)
         num_items_in_batch: what to divide the sum by, in place of the number of labels.
     """
     labels = labels.to(logits.device).reshape(-1)
-    flat_logits = logits.reshape(-1, logits.shape[-1]).float()
+    flat_logits = _precise(logits).reshape(-1, logits.shape[-1])
     total = F.cross_entropy(flat_logits, labels, ignore_index=IGNORED_LABEL, reduction="sum")
-    return total / _count(num_items_in_batch, (labels != IGNORED_LABEL).sum())
+    return _mean(total, (labels != IGNORED_LABEL).sum(), num_items_in_batch)
 
 
 def sequence_loss(logits: Tensor, labels: Tensor, problem_type: str | None, num_items_in_batch: Count = None) -> Tensor:
@@ -54,9 +54,10 @@ def sequence_loss(logits: Tensor, labels: Tensor, problem_type: str | None, num_
             f"labels of shape {tuple(labels.shape)} do not fit logits of shape {tuple(logits.shape)} for {problem}: "
             "give one number per logit."
         )
-    targets = labels.reshape(logits.shape).to(logits.dtype)
     loss = F.mse_loss if problem == "regression" else F.binary_cross_entropy_with_logits
-    return loss(logits.float(), targets.float(), reduction="sum") / _count(num_items_in_batch, targets.numel())
+    logits = _precise(logits)
+    total = loss(logits, labels.reshape(logits.shape).to(logits.dtype), reduction="sum")
+    return _mean(total, logits.numel(), num_items_in_batch)
 
 
 def span_loss(
@@ -89,11 +90,14 @@ def _problem_type(num_labels: int, labels: Tensor) -> str:
     return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
 
 
-def _count(num_items_in_batch: Count, counted: Tensor | int) -> Tensor | int:
-    if num_items_in_batch is not None:
-        return (
-            num_items_in_batch.to(counted.device)
-            if isinstance(counted, Tensor) and isinstance(num_items_in_batch, Tensor)
-            else num_items_in_batch
-        )
-    return counted.clamp(min=1) if isinstance(counted, Tensor) else max(counted, 1)
+def _precise(logits: Tensor) -> Tensor:
+    """In float32 at least."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _mean(total: Tensor, count: Tensor | int, num_items_in_batch: Count) -> Tensor:
+    """The sum over the number of items, zero where there are none."""
+    divisor = count if num_items_in_batch is None else num_items_in_batch
+    if isinstance(divisor, Tensor):
+        return total / divisor.to(total.device).clamp(min=1)
+    return total / max(divisor, 1)

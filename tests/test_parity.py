@@ -233,3 +233,18 @@ def test_chunked_feed_forward_and_gradient_checkpointing_change_nothing(backend:
         model.gradient_checkpointing_enable()
         model(**inputs).loss.backward()
         compare_gradients(theirs, model)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_autocast_trains_close_to_full_precision(backend: str) -> None:
+    _, ours = pair("ForMaskedLM", backend)
+    case = Case(torch.ones(2, 40, dtype=torch.bool), torch.zeros(2, 40, dtype=torch.bool), 16, 0)
+    case.valid[0, 35:] = False
+    case.is_global[:, 3] = True
+    inputs = inputs_for("ForMaskedLM", case)
+    expected = ours.train()(**inputs).loss
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = ours(**inputs).loss
+    loss.backward()
+    assert abs(loss.item() - expected.item()) < 0.02 * expected.item()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in ours.parameters())

@@ -16,7 +16,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 def test_the_first_snippet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = README.read_text()
-    snippet = re.search(r"```python\n(.*?)```\n\n((?:    .*\n)+)", text, re.DOTALL)
+    snippet = re.search(r"```python\n(.*?)```\n\n((?:    [^\n]*\n)+)", text, re.DOTALL)
     assert snippet is not None
     monkeypatch.chdir(tmp_path)
     printed = io.StringIO()

@@ -6,17 +6,12 @@ One legend of shapes for all of this package: B batch, N tokens, H heads, D head
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from torch import Tensor
 from transformers import AttentionInterface
 
 from .eager import eager_local_rows
 from .global_rows import attend_globally
 from .pattern import AttentionPattern
 from .sdpa import sdpa_local_rows
-
-LocalRows = Callable[..., tuple[Tensor, Tensor | None]]
 
 
 class LocalAttentionInterface(AttentionInterface):
@@ -38,7 +33,6 @@ ALL_ATTENTION_FUNCTIONS = LocalAttentionInterface()
 __all__ = [
     "ALL_ATTENTION_FUNCTIONS",
     "AttentionPattern",
-    "LocalRows",
     "attend_globally",
     "eager_local_rows",
     "sdpa_local_rows",

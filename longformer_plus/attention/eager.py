@@ -44,7 +44,8 @@ def eager_local_rows(
         scores = torch.cat([global_scores, scores], dim=-1)  # (B, H, N, G + W + 1)
 
     allowed = pattern.shared(("eager", window), lambda: _allowed(pattern, window))  # (B, 1, N, G + W + 1)
-    scores = scores.float().masked_fill(~allowed, torch.finfo(torch.float32).min)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
     attends = allowed.any(-1, keepdim=True)
     if pattern.is_global is not None:
         attends = attends & ~pattern.is_global[:, None, :, None]

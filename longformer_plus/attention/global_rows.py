@@ -101,7 +101,7 @@ def _folded(
     folded = (query @ key_weight).flatten(1, 2)  # (B, H * G, E)
     scores = (folded @ hidden_states.transpose(1, 2)).unflatten(1, (num_heads, num_global))  # (B, H, G, N)
     scores = scores + query @ key_global.bias.unflatten(0, (num_heads, -1))[:, :, None]
-    probabilities = (scores + mask).softmax(-1, dtype=torch.float32).to(query.dtype)
+    probabilities = _softmax(scores + mask)
     kept = F.dropout(probabilities, dropout)
     mixed = (kept.flatten(1, 2) @ hidden_states).unflatten(1, (num_heads, num_global))  # (B, H, G, E)
     context = mixed @ value_weight.transpose(1, 2)
@@ -125,5 +125,10 @@ def _projected(
     if not need_probabilities:
         return F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=1.0), None
     scores = query @ key.transpose(-1, -2) + mask
-    kept = F.dropout(scores.softmax(-1, dtype=torch.float32).to(query.dtype), dropout)
+    kept = F.dropout(_softmax(scores), dropout)
     return kept @ value, kept
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """Over the last dimension, in float32 at least."""
+    return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
