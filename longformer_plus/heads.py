@@ -43,13 +43,12 @@ class _Head(LongformerPlusPreTrainedModel):
         **kwargs: Any,
     ) -> LongformerPlusModelOutput:
         """The encoder's outputs; without a global attention mask, this head's policy chooses the global tokens."""
-        if global_attention_mask is None:
-            global_attention_mask = self.choose_global_attention(input_ids, inputs_embeds, attention_mask)
         return self.longformer(
             input_ids,
             attention_mask=attention_mask,
             global_attention_mask=global_attention_mask,
             inputs_embeds=inputs_embeds,
+            auto_global_attention=self.auto_global_attention,
             return_dict=True,
             **kwargs,
         )

@@ -287,7 +287,11 @@ class LongformerPlusPreTrainedModel(PreTrainedModel):
             init.zeros_(bias)
 
     def choose_global_attention(
-        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, attention_mask: Tensor | None
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        attention_mask: Tensor | None,
+        auto: Policy | None = None,
     ) -> Tensor | None:
         """The global attention mask of a batch that comes without one, by `config.global_attention`.
 
@@ -295,13 +299,14 @@ class LongformerPlusPreTrainedModel(PreTrainedModel):
             input_ids: (B, N), or None.
             inputs_embeds: (B, N, E), or None.
             attention_mask: (B, N), or None.
+            auto: what "auto" means; by default what it means for this class.
 
         Returns:
             (B, N) of 0 and 1, or None where no token attends globally.
         """
         policy: Policy = self.config.global_attention
         if policy == "auto":
-            policy = self.auto_global_attention
+            policy = self.auto_global_attention if auto is None else auto
         batch = input_ids if input_ids is not None else inputs_embeds
         if policy == "none" or batch is None:
             return None
@@ -347,6 +352,7 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | int | list[int] | None = None,
         head_mask: Tensor | None = None,
+        auto_global_attention: Policy | None = None,
         **kwargs: Any,
     ) -> LongformerPlusModelOutput:
         """
@@ -361,6 +367,7 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
             output_attentions: return `attentions` and `global_attentions`, computed by the eager backend.
             output_hidden_states: return the hidden states: all, or those of these indices.
             head_mask: (H) or (L, H) factors of the heads' contributions.
+            auto_global_attention: what `config.global_attention="auto"` means; the task heads say it.
             return_dict: False for a tuple.
 
         Returns:
@@ -388,7 +395,9 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         if input_ids is not None:
             self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
         if global_attention_mask is None:
-            global_attention_mask = self.choose_global_attention(input_ids, inputs_embeds, attention_mask)
+            global_attention_mask = self.choose_global_attention(
+                input_ids, inputs_embeds, attention_mask, auto_global_attention
+            )
         if position_ids is None:
             position_ids = self.embeddings.positions(input_ids, inputs_embeds)
             check_length(self.config, position_ids.shape[1], position_ids)

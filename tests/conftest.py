@@ -22,14 +22,6 @@ SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 @pytest.fixture
-def longformer_registered() -> Iterator[None]:
-    """The Auto classes give LongformerPlus for Longformer checkpoints during the test."""
-    longformer_plus.register_for_longformer()
-    yield
-    longformer_plus.unregister_for_longformer()
-
-
-@pytest.fixture
 def warnings_of_transformers(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     """What transformers' loggers print, ours among them; each warning that is given once is given again."""
     logger = transformers.utils.logging.get_logger("transformers")

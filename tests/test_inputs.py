@@ -105,6 +105,20 @@ def test_question_answering_has_two_outputs() -> None:
         LongformerPlusForQuestionAnswering(small_config(num_labels=3))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"input_ids": IDS, "attention_mask": torch.ones(2, 14)}, "attention_mask has shape"),
+        ({"input_ids": IDS, "attention_mask": torch.ones(2, 15, 15)}, "no mask of query by key"),
+        ({"input_ids": IDS[0]}, "2 dimensions"),
+        ({}, "neither"),
+    ],
+)
+def test_heads_check_before_they_choose_global_tokens(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LongformerPlusForQuestionAnswering(small_config())(**arguments)
+
+
 def test_multiple_choice_needs_choices() -> None:
     with pytest.raises(ValueError, match="choices"):
         LongformerPlusForMultipleChoice(small_config())(input_ids=IDS)
