@@ -9,6 +9,7 @@ Shapes: B batch, N tokens, H heads, D head size, E hidden size, G global tokens.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import can_return_tuple, logging
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from .activations import without_gelu_output
 from .attention import ALL_ATTENTION_FUNCTIONS, AttentionPattern, attend_globally, eager_local_rows
 from .configuration import LongformerPlusConfig
 from .global_attention import Policy, build_global_attention_mask
@@ -214,7 +216,10 @@ class LongformerPlusLayer(GradientCheckpointingLayer):
 
     def feed_forward(self, hidden_states: Tensor) -> Tensor:
         """(B, N, E) -> (B, N, E), token by token."""
-        return self.output(self.intermediate(hidden_states), hidden_states)
+        activated = self.intermediate(hidden_states)
+        # A checkpointed layer keeps nothing in the first place.
+        with nullcontext() if self.gradient_checkpointing else without_gelu_output(activated):
+            return self.output(activated, hidden_states)
 
 
 class LongformerPlusEncoder(nn.Module):

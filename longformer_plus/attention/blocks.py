@@ -58,8 +58,15 @@ def unskew(band: Tensor) -> Tensor:
 
 
 def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask to add to scores: 0 where allowed, else the lowest finite number.
+    """A mask to add to scores: 0 where allowed, else a number below any score.
 
-    Finite, so that a row in which nothing is allowed gives numbers (which are then cleared), not NaN.
+    Finite, and far enough from infinity to have a score added, so that a row in which nothing is allowed gives numbers
+    (which are then cleared), not NaN.
     """
-    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, torch.finfo(dtype).min)
+    lowest = torch.finfo(dtype).min / 2
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, lowest)
+
+
+def softmax(scores: Tensor) -> Tensor:
+    """Over the last dimension, in float32 at least."""
+    return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))

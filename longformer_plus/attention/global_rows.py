@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks import additive
+from .blocks import additive, softmax
 from .pattern import AttentionPattern
 
 
@@ -101,7 +101,7 @@ def _folded(
     folded = (query @ key_weight).flatten(1, 2)  # (B, H * G, E)
     scores = (folded @ hidden_states.transpose(1, 2)).unflatten(1, (num_heads, num_global))  # (B, H, G, N)
     scores = scores + query @ key_global.bias.unflatten(0, (num_heads, -1))[:, :, None]
-    probabilities = _softmax(scores + mask)
+    probabilities = softmax(scores + mask).to(scores.dtype)
     kept = F.dropout(probabilities, dropout)
     mixed = (kept.flatten(1, 2) @ hidden_states).unflatten(1, (num_heads, num_global))  # (B, H, G, E)
     context = mixed @ value_weight.transpose(1, 2)
@@ -125,10 +125,5 @@ def _projected(
     if not need_probabilities:
         return F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=1.0), None
     scores = query @ key.transpose(-1, -2) + mask
-    kept = F.dropout(_softmax(scores), dropout)
+    kept = F.dropout(softmax(scores).to(scores.dtype), dropout)
     return kept @ value, kept
-
-
-def _softmax(scores: Tensor) -> Tensor:
-    """Over the last dimension, in float32 at least."""
-    return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)

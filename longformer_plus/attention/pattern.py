@@ -10,11 +10,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 MASKED = -1
+
+
+@dataclass(frozen=True)
+class Document:
+    """The tokens of one segment, among those of all rows, one row after another.
+
+    Attributes:
+        start, stop: from its first token to the one after its last.
+        global_index: (G,) int64, the places of its global tokens.
+        is_plain: whether it has no global token and no masked one in its midst.
+    """
+
+    start: int
+    stop: int
+    global_index: Tensor
+    is_plain: bool
 
 
 @dataclass(eq=False)
@@ -28,6 +45,7 @@ class AttentionPattern:
             than G are filled up with the positions of other tokens. None with `is_global`.
         global_segments: (B, G) int64, the segment of each of them; MASKED for the fillers. None with `is_global`.
         is_uniform: whether each row is known to be one segment without padding.
+        is_packed: whether a row may hold several segments.
     """
 
     segments: Tensor
@@ -35,6 +53,7 @@ class AttentionPattern:
     global_index: Tensor | None
     global_segments: Tensor | None
     is_uniform: bool
+    is_packed: bool = False
     _shared: dict[object, Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -76,6 +95,23 @@ class AttentionPattern:
     def valid(self) -> Tensor:
         """(B, N) bool, False on padding."""
         return self.segments != MASKED
+
+    @cached_property
+    def documents(self) -> list[Document]:
+        """The documents of the batch. Reads the segments back from their device."""
+        segments = self.segments.flatten()
+        tokens = (segments != MASKED).nonzero()[:, 0]
+        _, lengths = torch.unique_consecutive(segments[tokens], return_counts=True)
+        after = lengths.cumsum(0)
+        starts, stops = tokens[after - lengths], tokens[after - 1] + 1
+        global_tokens = tokens[:0] if self.is_global is None else self.is_global.flatten().nonzero()[:, 0]
+        bounds = torch.stack([torch.searchsorted(global_tokens, places) for places in (starts, stops)], dim=1)
+        return [
+            Document(start, stop, global_tokens[first:last], first == last and stop - start == length)
+            for start, stop, length, (first, last) in zip(
+                starts.tolist(), stops.tolist(), lengths.tolist(), bounds.tolist(), strict=True
+            )
+        ]
 
     def shared(self, key: object, build: Callable[[], Tensor]) -> Tensor:
         """What `build` gives, built at the first call with this key and kept for the other layers."""

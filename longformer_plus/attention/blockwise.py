@@ -1,0 +1,196 @@
+"""Local rows one block of queries at a time: what "sdpa" runs on a CPU.
+
+The scores of a block fit into the cache, its keys are a slice, and nothing of it outlives it: no window is copied, no
+probability is kept. The backward pass computes the scores again, which takes less time than reading them would.
+
+Shapes: B batch, N tokens, T tokens of all rows, one after another; H heads, D head size, G global tokens of a document,
+W window, b block, K keys of a block's window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .blocks import additive, softmax
+from .pattern import MASKED, AttentionPattern
+
+# By times of one layer on 2 cores, 1024 and 4096 tokens, windows 128 to 512: in float32, 32 and 64 queries are equal
+# and 128 take a sixth longer; in bfloat16, 128 take a fifth less than 64.
+_BLOCK = 64
+_BLOCK_IN_HALF_PRECISION = 128
+
+
+def blockwise_local_rows(
+    query: Tensor, key: Tensor, value: Tensor, pattern: AttentionPattern, window: int, dropout: float = 0.0
+) -> Tensor:
+    """Each token attends to the window around it and to the global tokens.
+
+    Args:
+        query, key, value: (B, N, H, D).
+        pattern: who may attend to whom.
+        window: W, the total width.
+        dropout: probability of dropping an attention weight, in steps of 1 / 65536.
+
+    Returns:
+        The context (B, N, H, D), zero for padding outside of documents, not defined in the rows of other masked and of
+        global tokens.
+    """
+    flat = [rows.flatten(0, 1) for rows in (query, key, value)]
+    context: Tensor = _Blockwise.apply(*flat, pattern, window, dropout)
+    return context.unflatten(0, query.shape[:2])
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A block of queries and what they may see.
+
+    Attributes:
+        queries, keys: their places among the T tokens.
+        mask: (b, K), added to the scores of the window.
+        global_index: (G,), the places of the document's global tokens.
+    """
+
+    queries: slice
+    keys: slice
+    mask: Tensor
+    global_index: Tensor
+
+    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(T, H, D) -> the rows of the global tokens (H, G, D) and of the window (H, K, D)."""
+        return rows[self.global_index].transpose(0, 1), rows[self.keys].transpose(0, 1)
+
+    def scores(self, query: Tensor, rows: Tensor, mask: Tensor | None) -> Tensor:
+        """(H, b, D), (T, H, D) -> (H, b, G + K), the products with the global tokens and with the window."""
+        columns, window = self.gather(rows)
+        scores = query @ window.mT if mask is None else torch.baddbmm(mask, query, window.mT)
+        return torch.cat([query @ columns.mT, scores], dim=-1) if len(self.global_index) else scores
+
+    def mix(self, weights: Tensor, rows: Tensor) -> Tensor:
+        """(H, b, G + K), (T, H, D) -> (b, H, D), the rows of the global tokens and of the window, weighted."""
+        columns, window = self.gather(rows)
+        mixed = weights[..., columns.shape[1] :] @ window
+        if len(self.global_index):
+            mixed = mixed.baddbmm_(weights[..., : columns.shape[1]], columns)
+        return mixed.transpose(0, 1)
+
+    def spread(self, weights: Tensor, rows: Tensor, onto: Tensor) -> None:
+        """The transpose of `mix`: add (H, b, G + K)^T @ (H, b, D) to the (T, H, D) rows seen."""
+        num_columns = len(self.global_index)
+        onto[self.keys] += (weights[..., num_columns:].mT @ rows).transpose(0, 1)
+        if num_columns:
+            onto.index_add_(0, self.global_index, (weights[..., :num_columns].mT @ rows).transpose(0, 1).to(onto.dtype))
+
+
+class _Blockwise(torch.autograd.Function):
+    """Query, key and value (T, H, D) -> context (T, H, D)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, pattern: AttentionPattern, window: int, dropout: float
+    ) -> Tensor:
+        ctx.save_for_backward(query, key, value)
+        ctx.pattern, ctx.window, ctx.dropout = pattern, window, _Dropout(dropout)
+        draw = ctx.dropout.start()
+        context = torch.zeros_like(query)
+        for block in _blocks(pattern, window, query):
+            probabilities = _probabilities(_queries(query, block), key, block)
+            if draw is not None:
+                probabilities *= draw(probabilities)
+            context[block.queries] = block.mix(probabilities.to(value.dtype), value) * ctx.dropout.scale
+        return context
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value = ctx.saved_tensors
+        draw = ctx.dropout.start()
+        # Several blocks add to a key's gradient: in half precision that sum would lose digits.
+        precise = torch.promote_types(query.dtype, torch.float32)
+        grad_query = torch.zeros_like(query)
+        grad_key, grad_value = (torch.zeros_like(rows, dtype=precise) for rows in (key, value))
+        for block in _blocks(ctx.pattern, ctx.window, query):
+            queries = _queries(query, block)
+            probabilities = _probabilities(queries, key, block)
+            grad_context = grad[block.queries].transpose(0, 1) * ctx.dropout.scale  # (H, b, D)
+            grad_weights = block.scores(grad_context, value, None).to(precise)  # (H, b, G + K)
+            weights = probabilities
+            if draw is not None:
+                kept = draw(probabilities)
+                weights = probabilities * kept.to(precise)
+                grad_weights *= kept
+            block.spread(weights.to(value.dtype), grad_context, grad_value)
+            # Through the softmax: p * (g - sum p g).
+            grad_scores = grad_weights.mul_(probabilities)
+            grad_scores.addcmul_(probabilities, grad_scores.sum(-1, keepdim=True), value=-1)
+            grad_scores = grad_scores.to(query.dtype)
+            block.spread(grad_scores, queries, grad_key)
+            grad_query[block.queries] = block.mix(grad_scores, key) * _scale(query)
+        return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None, None, None
+
+
+def _scale(query: Tensor) -> float:
+    return query.shape[-1] ** -0.5
+
+
+def _queries(query: Tensor, block: _Block) -> Tensor:
+    """(T, H, D) -> (H, b, D), scaled."""
+    return query[block.queries].transpose(0, 1) * _scale(query)
+
+
+def _probabilities(queries: Tensor, key: Tensor, block: _Block) -> Tensor:
+    """(H, b, D), (T, H, D) -> (H, b, G + K), in float32 at least."""
+    return softmax(block.scores(queries, key, block.mask))
+
+
+def _blocks(pattern: AttentionPattern, window: int, like: Tensor) -> Iterator[_Block]:
+    """The blocks of all documents; `like` gives the dtype of masks."""
+    half, dtype = window // 2, like.dtype
+    size = _BLOCK if like.element_size() >= 4 else _BLOCK_IN_HALF_PRECISION
+    band = pattern.shared(("band", window, size, dtype), lambda: additive(_in_band(window, size), dtype))
+    seen = pattern.shared(("seen", dtype), lambda: additive(pattern.local_key_segments().flatten() != MASKED, dtype))
+    for document in pattern.documents:
+        for start in range(document.start, document.stop, size):
+            stop = min(start + size, document.stop)
+            first, last = max(start - half, document.start), min(stop + half, document.stop)
+            offset = first - (start - half)
+            mask = band[: stop - start, offset : offset + last - first]
+            if not document.is_plain:
+                mask = torch.minimum(mask, seen[first:last])
+            yield _Block(slice(start, stop), slice(first, last), mask, document.global_index)
+
+
+def _in_band(window: int, size: int) -> Tensor:
+    """(b, b + W) bool, whether a query sees each key from half a window before the block to half a window after it."""
+    offset = torch.arange(size + window)[None, :] - torch.arange(size)[:, None]
+    return (offset >= 0) & (offset <= window)
+
+
+class _Dropout:
+    """Dropout that draws the same weights each time it is started, so that they need not be kept.
+
+    Sixteen random bits for each weight: torch's own dropout takes ten times as long to draw.
+    """
+
+    def __init__(self, probability: float) -> None:
+        self._dropped = min(round(probability * 2**16), 2**16 - 1)
+        self._seed = int(torch.randint(2**62, ())) if self._dropped else 0
+        self.scale = 1 / (1 - self._dropped / 2**16)
+
+    def start(self) -> Callable[[Tensor], Tensor] | None:
+        """A function that gives the weights kept of each next tensor, True or False; None where all are kept."""
+        if not self._dropped:
+            return None
+        generator = torch.Generator().manual_seed(self._seed)
+
+        def draw(weights: Tensor) -> Tensor:
+            words = torch.empty(-(-weights.numel() // 4), dtype=torch.int64)
+            bits = words.random_(-(2**63), None, generator=generator).view(torch.int16)
+            return (bits[: weights.numel()] >= self._dropped - 2**15).view(weights.shape)
+
+        return draw
