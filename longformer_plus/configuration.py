@@ -37,6 +37,8 @@ class LongformerPlusConfig(PreTrainedConfig):
         is_causal: whether a token attends only to itself and earlier tokens.
         global_attention: which tokens attend globally when the caller gives no `global_attention_mask`: "auto" (what
             the head needs), "cls", "question", "choice", "separators", "none", or a list of token ids.
+        unpad_inputs: whether padding is taken out of a batch before the layers and put back, as zeros, after them:
+            None where that pays, True wherever it can be done, False never.
         onnx_export: read from Longformer's configurations and kept, without effect: every path here exports.
 
     Raises:
@@ -51,6 +53,7 @@ class LongformerPlusConfig(PreTrainedConfig):
     attention_dilation: list[Any] | int = 1
     is_causal: bool = False
     global_attention: str | list[int] = "auto"
+    unpad_inputs: bool | None = None
     sep_token_id: int | None = 2
     pad_token_id: int | None = 1
     bos_token_id: int | None = 0
@@ -138,6 +141,7 @@ class LongformerPlusConfig(PreTrainedConfig):
             _require(is_number, self, name, "a number not below 0")
         for name in ("is_causal", "tie_word_embeddings", "onnx_export"):
             _require(isinstance(getattr(self, name), bool), self, name, "True or False")
+        _require(self.unpad_inputs in (None, True, False), self, "unpad_inputs", "True, False or None (where it pays)")
         _require(self.hidden_act in ACT2FN, self, "hidden_act", f"one of {', '.join(sorted(ACT2FN))}")
         chunk = self.chunk_size_feed_forward
         _require(

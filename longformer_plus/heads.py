@@ -128,9 +128,17 @@ class LongformerPlusForMaskedLM(_Head):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             head_mask=head_mask,
+            padding_states=labels is not None,
             **kwargs,
         )
-        logits = self.lm_head(outputs.last_hidden_state)
+        padding = self.find_padding(
+            attention_mask, input_ids, token_type_ids, position_ids, output_attentions, labels is not None
+        )
+        if padding is None:
+            logits = self.lm_head(outputs.last_hidden_state)
+        else:
+            tokens = padding.remove(outputs.last_hidden_state)
+            logits = padding.restore(self.lm_head(tokens), fill_with_sample=True)
         loss = None if labels is None else token_loss(logits, labels, num_items_in_batch)
         return LongformerPlusMaskedLMOutput(loss=loss, logits=logits, **_extras(outputs))
 
@@ -257,6 +265,7 @@ class LongformerPlusForQuestionAnswering(_Head):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             head_mask=head_mask,
+            padding_states=start_positions is not None,
             **kwargs,
         )
         start_logits, end_logits = self.qa_outputs(outputs.last_hidden_state).unbind(-1)
@@ -315,6 +324,7 @@ class LongformerPlusForTokenClassification(_Head):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             head_mask=head_mask,
+            padding_states=labels is not None,
             **kwargs,
         )
         logits = self.classifier(self.dropout(outputs.last_hidden_state))

@@ -27,6 +27,7 @@ from .configuration import LongformerPlusConfig
 from .global_attention import Policy, build_global_attention_mask
 from .inputs import check_head_mask, check_inputs, check_length
 from .outputs import LongformerPlusModelOutput
+from .padding import Padding
 
 logger = logging.get_logger(__name__)
 
@@ -321,6 +322,28 @@ class LongformerPlusPreTrainedModel(PreTrainedModel):
             valid = attention_mask > 0
         return build_global_attention_mask(policy, input_ids, valid, self.config.sep_token_id)
 
+    def find_padding(
+        self,
+        attention_mask: Tensor | None,
+        input_ids: Tensor | None,
+        token_type_ids: Tensor | None,
+        position_ids: Tensor | None,
+        output_attentions: bool | None,
+        padding_states: bool,
+    ) -> Padding | None:
+        """The padding that the encoder takes out of a batch with these arguments of its forward; None for none."""
+        unpad = self.config.unpad_inputs
+        if attention_mask is None or unpad is False or output_attentions or torch.compiler.is_compiling():
+            return None
+        valid = attention_mask > 0
+        if padding_states:
+            # One sample can stand for all padding only where it is alike.
+            if input_ids is None or token_type_ids is not None or position_ids is not None:
+                return None
+            if not bool((valid | (input_ids == self.config.pad_token_id)).all()):
+                return None
+        return Padding.find(valid, keep_sample=padding_states, force=unpad is True)
+
 
 class LongformerPlusModel(LongformerPlusPreTrainedModel):
     """The bare encoder.
@@ -358,6 +381,7 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         output_hidden_states: bool | int | list[int] | None = None,
         head_mask: Tensor | None = None,
         auto_global_attention: Policy | None = None,
+        padding_states: bool = False,
         **kwargs: Any,
     ) -> LongformerPlusModelOutput:
         """
@@ -373,6 +397,8 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
             output_hidden_states: return the hidden states: all, or those of these indices.
             head_mask: (H) or (L, H) factors of the heads' contributions.
             auto_global_attention: what `config.global_attention="auto"` means; the task heads say it.
+            padding_states: give padding the states that it has where it is not taken out of the batch, in place of
+                zeros; the heads' losses read them.
             return_dict: False for a tuple.
 
         Returns:
@@ -403,6 +429,9 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
             global_attention_mask = self.choose_global_attention(
                 input_ids, inputs_embeds, attention_mask, auto_global_attention
             )
+        padding = self.find_padding(
+            attention_mask, input_ids, token_type_ids, position_ids, output_attentions, padding_states
+        )
         if position_ids is None:
             position_ids = self.embeddings.positions(input_ids, inputs_embeds)
             check_length(self.config, position_ids.shape[1], position_ids)
@@ -412,11 +441,18 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
                 "attention probabilities to return."
             )
 
-        hidden_states = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
+        valid, is_global = split_masks(attention_mask, global_attention_mask)
+        batch = (input_ids, token_type_ids, position_ids, inputs_embeds)
+        if padding is not None:
+            batch = tuple(None if rows is None else padding.remove(rows) for rows in batch)  # type: ignore[assignment]
+        hidden_states = self.embeddings(*batch)
         # Without a global token, returned attentions have no global columns; else a filler keeps the parameters in use.
         traced = torch.compiler.is_compiling()
         keep_empty = traced or (self.training and torch.is_grad_enabled() and not output_attentions)
-        pattern = self._pattern(attention_mask, global_attention_mask, hidden_states, keep_empty)
+        if padding is None:
+            pattern = AttentionPattern.build(valid, is_global, hidden_states, keep_empty)
+        else:
+            pattern = padding.pattern(is_global, keep_empty)
         outputs: LongformerPlusModelOutput = self._encode(
             hidden_states,
             pattern,
@@ -426,24 +462,16 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
             output_hidden_states=output_hidden_states,
             return_dict=True,
         )
+        if padding is not None:
+            outputs.last_hidden_state = padding.restore(outputs.last_hidden_state, fill_with_sample=True)
+            if outputs.hidden_states is not None:
+                # None for each that was not asked for.
+                outputs.hidden_states = tuple(
+                    None if states is None else padding.restore(states) for states in outputs.hidden_states
+                )
         if self.pooler is not None:
             outputs.pooler_output = self.pooler(first_valid_token(outputs.last_hidden_state, attention_mask))
         return outputs
-
-    def _pattern(
-        self,
-        attention_mask: Tensor | None,
-        global_attention_mask: Tensor | None,
-        hidden_states: Tensor,
-        keep_empty: bool,
-    ) -> AttentionPattern:
-        is_global = None if global_attention_mask is None else global_attention_mask > 0
-        if attention_mask is not None and attention_mask.dtype != torch.bool:
-            # The notation of Longformer's first release: 2 in the attention mask itself.
-            merged = attention_mask == 2
-            is_global = merged if is_global is None else is_global | merged
-        valid = None if attention_mask is None else attention_mask > 0
-        return AttentionPattern.build(valid, is_global, hidden_states, keep_empty)
 
     @capture_outputs
     def _encode(
@@ -457,6 +485,20 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         """The layers; `capture_outputs` records what `_can_record_outputs` names on the way."""
         hidden_states = self.encoder(hidden_states, pattern, head_masks, output_attentions)
         return LongformerPlusModelOutput(last_hidden_state=hidden_states)
+
+
+def split_masks(
+    attention_mask: Tensor | None, global_attention_mask: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Two masks of (B, N) -> which tokens are valid, which are asked to attend globally; both bool, None for None."""
+    is_global = None if global_attention_mask is None else global_attention_mask > 0
+    if attention_mask is None:
+        return None, is_global
+    if attention_mask.dtype != torch.bool:
+        # The notation of Longformer's first release: 2 in the attention mask itself.
+        merged = attention_mask == 2
+        is_global = merged if is_global is None else is_global | merged
+    return attention_mask > 0, is_global
 
 
 def first_valid_token(hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:

@@ -26,7 +26,9 @@ SHAPES = [(2, 40, 1), (1, 1, 0), (1, 1, 1), (3, 7, 2), (2, 8, 0), (2, 17, 17), (
 
 def make(head: str) -> torch.nn.Module:
     torch.manual_seed(0)
-    return spread(getattr(longformer_plus, f"LongformerPlus{head}")(small_config(attention_window=[8, 12]))).eval()
+    return spread(
+        getattr(longformer_plus, f"LongformerPlus{head}")(small_config(attention_window=[8, 12], unpad_inputs=False))
+    ).eval()
 
 
 def batch(head: str, rows: int, tokens: int, num_global: int) -> dict[str, torch.Tensor]:

@@ -160,7 +160,7 @@ def _blocks(pattern: AttentionPattern, window: int, like: Tensor) -> Iterator[_B
             first, last = max(start - half, document.start), min(stop + half, document.stop)
             offset = first - (start - half)
             mask = band[: stop - start, offset : offset + last - first]
-            if not document.is_plain:
+            if len(document.global_index) or not document.is_whole:
                 mask = torch.minimum(mask, seen[first:last])
             yield _Block(slice(start, stop), slice(first, last), mask, document.global_index)
 

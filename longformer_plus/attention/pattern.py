@@ -25,13 +25,13 @@ class Document:
     Attributes:
         start, stop: from its first token to the one after its last.
         global_index: (G,) int64, the places of its global tokens.
-        is_plain: whether it has no global token and no masked one in its midst.
+        is_whole: whether none of its tokens is masked.
     """
 
     start: int
     stop: int
     global_index: Tensor
-    is_plain: bool
+    is_whole: bool
 
 
 @dataclass(eq=False)
@@ -45,7 +45,7 @@ class AttentionPattern:
             than G are filled up with the positions of other tokens. None with `is_global`.
         global_segments: (B, G) int64, the segment of each of them; MASKED for the fillers. None with `is_global`.
         is_uniform: whether each row is known to be one segment without padding.
-        is_packed: whether a row may hold several segments.
+        is_packed: whether a row may hold several segments. There is but one row then.
     """
 
     segments: Tensor
@@ -53,12 +53,19 @@ class AttentionPattern:
     global_index: Tensor | None
     global_segments: Tensor | None
     is_uniform: bool
-    is_packed: bool = False
+    is_packed: bool
     _shared: dict[object, Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def build(cls, valid: Tensor | None, is_global: Tensor | None, batch: Tensor, keep_empty: bool) -> AttentionPattern:
-        """The pattern of a batch in which each row is one document.
+    def build(
+        cls,
+        valid: Tensor | None,
+        is_global: Tensor | None,
+        batch: Tensor,
+        keep_empty: bool,
+        segments: Tensor | None = None,
+    ) -> AttentionPattern:
+        """The pattern of a batch.
 
         Args:
             valid: (B, N) bool, False on padding; None when every token is valid.
@@ -66,25 +73,30 @@ class AttentionPattern:
             batch: (B, N, ...) any tensor of the batch, for shape and device.
             keep_empty: keep one (filler) global column even when no token is global, so that the global projections
                 stay in the graph and receive a gradient of zero. DistributedDataParallel and tracing need that.
+            segments: (B, N) int64, the segment of each token where rows hold several: equal numbers lie side by side,
+                padding apart, and in one row. None where each row is one document.
         """
         num_rows, num_tokens = batch.shape[:2]
-        segments = torch.arange(num_rows, device=batch.device)[:, None].expand(num_rows, num_tokens)
+        is_packed = segments is not None
+        is_uniform = valid is None and not is_packed
+        if segments is None:
+            segments = torch.arange(num_rows, device=batch.device)[:, None].expand(num_rows, num_tokens)
         if valid is not None:
             segments = torch.where(valid, segments, MASKED)
         if is_global is None:
             if not keep_empty:
-                return cls(segments, None, None, None, valid is None)
+                return cls(segments, None, None, None, is_uniform, is_packed)
             is_global = torch.zeros((num_rows, num_tokens), dtype=torch.bool, device=batch.device)
         elif valid is not None:
             is_global = is_global & valid
         most = _columns(is_global, keep_empty)
         if not torch.compiler.is_compiling() and most == 0:
-            return cls(segments, None, None, None, valid is None)
+            return cls(segments, None, None, None, is_uniform, is_packed)
         # Global tokens first, in order of position; then fillers, each another token of the row.
         rank = is_global * torch.arange(num_tokens, 0, -1, device=batch.device)
         global_index = rank.topk(most, dim=1).indices
         global_segments = torch.where(is_global.gather(1, global_index), segments.gather(1, global_index), MASKED)
-        return cls(segments, is_global, global_index, global_segments, valid is None)
+        return cls(segments, is_global, global_index, global_segments, is_uniform, is_packed)
 
     @property
     def num_global(self) -> int:
@@ -107,7 +119,7 @@ class AttentionPattern:
         global_tokens = tokens[:0] if self.is_global is None else self.is_global.flatten().nonzero()[:, 0]
         bounds = torch.stack([torch.searchsorted(global_tokens, places) for places in (starts, stops)], dim=1)
         return [
-            Document(start, stop, global_tokens[first:last], first == last and stop - start == length)
+            Document(start, stop, global_tokens[first:last], stop - start == length)
             for start, stop, length, (first, last) in zip(
                 starts.tolist(), stops.tolist(), lengths.tolist(), bounds.tolist(), strict=True
             )
