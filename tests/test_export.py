@@ -63,6 +63,21 @@ def test_torch_export_with_dynamic_shapes(head: str) -> None:
         assert_same(exported(**inputs), model(**inputs))
 
 
+@pytest.mark.parametrize("head", ["Model", *(pytest.param(head, marks=pytest.mark.slow) for head in HEADS[1:])])
+@torch.no_grad()
+def test_torch_export_with_static_shapes(head: str) -> None:
+    """In core operations none is a strided view, which some accelerators have not."""
+    model = make(head)
+    exported = torch.export.export(model, (), batch(head, 2, 140, 1), strict=False).run_decompositions()
+    operations = {str(node.target) for node in exported.graph.nodes if node.op == "call_function"}
+    assert any(name.startswith("aten.bmm") for name in operations)
+    assert not [name for name in operations if "as_strided" in name or "unfold" in name]
+    module = exported.module()
+    for num_global in (0, 3, 140):
+        inputs = batch(head, 2, 140, num_global)
+        assert_same(module(**inputs), model(**inputs))
+
+
 @pytest.mark.parametrize("mode", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @torch.no_grad()
 @torch._dynamo.config.patch(capture_scalar_outputs=True)

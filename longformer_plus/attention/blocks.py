@@ -25,7 +25,7 @@ def pad_to_blocks(x: Tensor, block: int) -> Tensor:
 
 
 def sliding_windows(rows: Tensor, before: int, size: int, step: int) -> Tensor:
-    """Windows over consecutive rows, as a view on the padded rows.
+    """Windows over consecutive rows, as a view on the padded rows; an exported graph copies them.
 
     Args:
         rows: (R, ...) with R a multiple of `step`.
@@ -35,6 +35,12 @@ def sliding_windows(rows: Tensor, before: int, size: int, step: int) -> Tensor:
     Returns:
         (R / step, size, ...).
     """
+    if torch.compiler.is_exporting():
+        # Not every accelerator has strided views; slices it has. A window is a row of shifted blocks.
+        num_windows, num_shifts = rows.shape[0] // step, -(-size // step)
+        after = (num_shifts - 1) * step - before
+        blocks = F.pad(rows, (0, 0) * (rows.dim() - 1) + (before, after)).unflatten(0, (-1, step))
+        return torch.cat([blocks[shift : shift + num_windows] for shift in range(num_shifts)], dim=1)[:, :size]
     after = max(size - step - before, 0)
     padded = F.pad(rows, (0, 0) * (rows.dim() - 1) + (before, after))
     return padded.unfold(0, size, step).movedim(-1, 1)

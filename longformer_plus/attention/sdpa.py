@@ -94,8 +94,10 @@ def _columns(pattern: AttentionPattern) -> tuple[Tensor, Tensor]:
     num_blocks = pad_to_blocks(pattern.segments, _BLOCK).shape[1]
     if not pattern.is_packed:
         first = torch.arange(num_rows, device=pattern.segments.device)[:, None] * num_tokens
-        index, segments = pattern.global_index + first, pattern.global_segments  # type: ignore[operator]
-        return index.repeat_interleave(num_blocks, dim=0), segments.repeat_interleave(num_blocks, dim=0)  # type: ignore[union-attr]
+        columns = (pattern.global_index + first, pattern.global_segments)  # type: ignore[operator]
+        # Not repeat_interleave: converted to ONNX it repeats wrongly where the number of times is not known.
+        index, segments = (rows[:, None].expand(-1, num_blocks, -1).flatten(0, 1) for rows in columns)  # type: ignore[union-attr]
+        return index, segments
 
     starts = [document.start for document in pattern.documents]
     before = [0, *accumulate(len(document.global_index) for document in pattern.documents)]
