@@ -37,11 +37,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bench.add_argument("--layers", type=int, default=12, help="layers of the model")
     bench.add_argument("--repeats", type=int, default=5, help="how often each is measured")
     bench.add_argument("--backend", choices=["sdpa", "eager"], default="sdpa", help="attn_implementation")
+    export = commands.add_parser(
+        "export",
+        help="export a checkpoint to ONNX",
+        description="Write one ONNX graph for every batch size, length and global attention mask, and compare it with "
+        "torch in onnxruntime. Needs the extra `onnx`.",
+    )
+    export.add_argument(
+        "checkpoint", help="a LongformerPlus or Longformer checkpoint: its folder, or its name on the hub"
+    )
+    export.add_argument("output", type=Path, help="the file to write, such as model.onnx")
+    export.add_argument("--task", help="a pipeline's name, such as fill-mask; by default what the checkpoint says")
+    export.add_argument(
+        "--static", type=int, nargs="+", metavar="SIZE", help="one fixed shape: BATCH LENGTH, or BATCH CHOICES LENGTH"
+    )
+    export.add_argument("--overwrite", action="store_true", help="replace existing files")
     options = parser.parse_args(arguments)
     if options.command == "quickstart":
         if not options.document.is_file():
             parser.error(f"{options.document} is not a file. Name a text file in UTF-8.")
         _quickstart(options)
+    elif options.command == "export":
+        try:
+            _export(options)
+        except (ModuleNotFoundError, OSError, ValueError) as error:
+            parser.error(str(error))
     else:
         _bench(options)
     return 0
@@ -74,6 +94,17 @@ def _bench(options: argparse.Namespace) -> None:
         f"dropout, one global token; medians of {options.repeats} in turns; peak memory beyond what was held before, a "
         f"process for each; {benchmark.circumstances()}"
     )
+
+
+def _export(options: argparse.Namespace) -> None:
+    from .integrations.onnx_export import export_onnx
+
+    done = export_onnx(
+        options.checkpoint, options.output, options.task, static=options.static, overwrite=options.overwrite
+    )
+    for batch in done.comparisons:
+        print(f"inputs {batch.shape}, {batch.num_global} global tokens: differs by {batch.difference:.1e} from torch")
+    print(f"Wrote {done.path}.")
 
 
 if __name__ == "__main__":

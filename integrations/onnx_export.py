@@ -1,0 +1,378 @@
+"""ONNX: one graph for every batch size, length and global attention mask, compared with torch in onnxruntime.
+
+torch's own exporter does the work. That of transformers (`transformers.exporters`) wraps it and gives the same numbers,
+but its interface changed between the versions of transformers that this package supports.
+
+Shapes: B batch, C choices, N tokens, G global tokens.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig
+
+from longformer_plus import (
+    LongformerPlusConfig,
+    LongformerPlusForMaskedLM,
+    LongformerPlusForMultipleChoice,
+    LongformerPlusForQuestionAnswering,
+    LongformerPlusForSequenceClassification,
+    LongformerPlusForTokenClassification,
+    LongformerPlusModel,
+    LongformerPlusPreTrainedModel,
+)
+
+# By the names of transformers' pipelines, where there is one.
+TASKS: dict[str, type[LongformerPlusPreTrainedModel]] = {
+    "feature-extraction": LongformerPlusModel,
+    "fill-mask": LongformerPlusForMaskedLM,
+    "multiple-choice": LongformerPlusForMultipleChoice,
+    "question-answering": LongformerPlusForQuestionAnswering,
+    "text-classification": LongformerPlusForSequenceClassification,
+    "token-classification": LongformerPlusForTokenClassification,
+}
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A batch that was run by torch and by onnxruntime.
+
+    Attributes:
+        shape: (B, N), or (B, C, N) for multiple choice.
+        num_global: G, the global tokens of each row.
+        difference: the largest absolute difference of any output.
+    """
+
+    shape: tuple[int, ...]
+    num_global: int
+    difference: float
+
+
+@dataclass(frozen=True)
+class OnnxExport:
+    """What was exported.
+
+    Attributes:
+        path: the graph. Weights that do not fit in it are in `<path>.data` beside it.
+        comparisons: the batches on which it was compared with torch.
+    """
+
+    path: Path
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def largest_difference(self) -> float:
+        """The largest absolute difference from torch on any batch."""
+        return max(comparison.difference for comparison in self.comparisons)
+
+
+def export_onnx(
+    model_or_path: LongformerPlusPreTrainedModel | str | os.PathLike[str],
+    output_path: str | os.PathLike[str],
+    task: str | None = None,
+    *,
+    static: Sequence[int] | None = None,
+    external_data: bool | None = None,
+    overwrite: bool = False,
+    tolerance: float = 1e-4,
+) -> OnnxExport:
+    """Export a model to ONNX and compare the graph with torch, on shapes that it was not exported with.
+
+    The graph's inputs are `input_ids`, `attention_mask` and `global_attention_mask`, each (B, N), or (B, C, N) for
+    multiple choice, int64; and `token_type_ids` where the model has more than one type. Its outputs have the names that
+    they have in torch. The output file appears when all is done and the comparison has passed.
+
+    Args:
+        model_or_path: a model in float32, or a checkpoint of LongformerPlus or Longformer.
+        output_path: the file to write.
+        task: a key of `TASKS`; by default what the checkpoint's `architectures` say. Only for a checkpoint.
+        static: the one shape to export for, (B, N) or (B, C, N); by default every shape.
+        external_data: keep the weights in `<output_path>.data`; by default where they are too large for one file.
+        overwrite: replace existing files.
+        tolerance: the largest difference allowed, relative to the largest value of an output or to 1, if that is more.
+
+    Raises:
+        FileExistsError: the output exists.
+        ModuleNotFoundError: a package of the extra `onnx` is missing.
+        RuntimeError: the graph differs from torch.
+        TypeError: the model is not of this package.
+        ValueError: an argument is not allowed, or the checkpoint has no weights for the task.
+    """
+    _check_packages()
+    output = _check_output(Path(output_path), overwrite)
+    model = _model_of(model_or_path, task)
+    batches = [_batch(model, shape, num_global) for shape, num_global in _compared_shapes(model, static)]
+    example = _batch(model, _example_shape(model) if static is None else tuple(static), 1)
+    # The weights' file is found by its name: the draft has the final one, in a folder of its own.
+    with (
+        _as_when_exported(model),
+        tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.", suffix=".partial") as folder,
+    ):
+        draft = Path(folder) / output.name
+        _convert(model, example, dynamic=static is None).save(draft, external_data=external_data)
+        comparisons = _compare(draft, model, batches, tolerance)
+        _publish(draft, output)
+    return OnnxExport(output, comparisons)
+
+
+def load(checkpoint: str | os.PathLike[str], task: str | None = None) -> LongformerPlusPreTrainedModel:
+    """A checkpoint of LongformerPlus or Longformer in float32, with the head of `task`.
+
+    Args:
+        checkpoint: its folder, or its name on the hub.
+        task: a key of `TASKS`; by default what the checkpoint's `architectures` say.
+
+    Raises:
+        ValueError: it is another kind of model, its head is not known, or it has no weights for that of `task`.
+    """
+    config = AutoConfig.from_pretrained(checkpoint)
+    if config.model_type not in ("longformer", LongformerPlusConfig.model_type):
+        raise ValueError(f"{checkpoint} is a model of type {config.model_type!r}; Longformer's are exported here.")
+    model_class: Any = _class_of(checkpoint, config.architectures or [], task)
+    model, loading = model_class.from_pretrained(checkpoint, dtype=torch.float32, output_loading_info=True)
+    missing = sorted(loading["missing_keys"])
+    if missing and all(name.startswith("pooler.") for name in missing):
+        return model_class.from_pretrained(checkpoint, dtype=torch.float32, add_pooling_layer=False)
+    if missing:
+        raise ValueError(
+            f"{checkpoint} has no weights for {', '.join(missing)}, of {model_class.__name__}: they would be random. "
+            f"Choose the task that it was trained for; its architectures are {config.architectures}."
+        )
+    return model
+
+
+def _class_of(
+    checkpoint: object, architectures: Sequence[str], task: str | None
+) -> type[LongformerPlusPreTrainedModel]:
+    if task is not None:
+        if task not in TASKS:
+            raise ValueError(f"task={task!r} is not allowed: choose one of {', '.join(TASKS)}.")
+        return TASKS[task]
+    for model_class in TASKS.values():
+        name = model_class.__name__
+        if name in architectures or name.replace("Plus", "") in architectures:
+            return model_class
+    raise ValueError(
+        f"{checkpoint} does not say which head it has (architectures={list(architectures)}): give a task, one of "
+        f"{', '.join(TASKS)}."
+    )
+
+
+def _model_of(
+    model_or_path: LongformerPlusPreTrainedModel | str | os.PathLike[str], task: str | None
+) -> LongformerPlusPreTrainedModel:
+    if isinstance(model_or_path, (str, os.PathLike)):
+        return load(model_or_path, task)
+    if not isinstance(model_or_path, LongformerPlusPreTrainedModel):
+        raise TypeError(
+            f"A {type(model_or_path).__name__} cannot be exported: give a LongformerPlus model, or the path of a "
+            "checkpoint. Merge adapters into their model first."
+        )
+    if task is not None:
+        raise ValueError(f"task={task!r} is not allowed with a model, which has its head: leave it out.")
+    if model_or_path.dtype != torch.float32:
+        raise ValueError(
+            f"A model of {model_or_path.dtype} is not exported: onnxruntime's CPU kernels are float32's, "
+            "and the graph is checked with them. Call model.float() first."
+        )
+    return model_or_path
+
+
+def _check_packages() -> None:
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModuleNotFoundError(f"Not installed: {', '.join(missing)}. Run `pip install longformer-plus[onnx]`.")
+
+
+def _check_output(output: Path, overwrite: bool) -> Path:
+    if not output.parent.is_dir():
+        raise ValueError(f"{output.parent} is not a folder: make it first.")
+    for path in (output, _weights_beside(output)):
+        if path.exists() and not overwrite:
+            raise FileExistsError(
+                f"{path} exists: choose another name, or ask for overwriting (overwrite=True, --overwrite)."
+            )
+    if output.is_dir():
+        raise ValueError(f"{output} is a folder: give the name of a file, such as {output / 'model.onnx'}.")
+    return output
+
+
+def _weights_beside(graph: Path) -> Path:
+    return graph.with_name(f"{graph.name}.data")
+
+
+def _publish(draft: Path, output: Path) -> None:
+    """Put a whole draft in its place. The graph goes last, and never stands beside weights that are not its own."""
+    weights, old_weights = _weights_beside(draft), _weights_beside(output)
+    if weights.exists() or old_weights.exists():
+        output.unlink(missing_ok=True)
+        old_weights.unlink(missing_ok=True)
+    if weights.exists():
+        weights.replace(old_weights)
+    draft.replace(output)
+
+
+# What the graph is traced with and compared on.
+
+
+def _example_shape(model: LongformerPlusPreTrainedModel) -> tuple[int, ...]:
+    return _with_choices(model, 2, 3, 40)
+
+
+def _with_choices(model: LongformerPlusPreTrainedModel, batch: int, choices: int, length: int) -> tuple[int, ...]:
+    length = min(length, model.config.max_tokens)
+    return (batch, choices, length) if isinstance(model, LongformerPlusForMultipleChoice) else (batch, length)
+
+
+def _compared_shapes(
+    model: LongformerPlusPreTrainedModel, static: Sequence[int] | None
+) -> list[tuple[tuple[int, ...], int]]:
+    """Shapes and numbers of global tokens, none of them the example's where the graph is for every shape."""
+    if static is not None:
+        shape, length = _check_static(model, static), static[-1]
+        return [(shape, num_global) for num_global in sorted({0, 1, min(5, length), length})]
+    beyond_the_window = max(model.config.windows) + 130
+    cases = [(1, 2, 1, 0), (3, 1, 7, 2), (1, 2, 33, 33), (2, 4, 100, 0), (1, 2, 333, 5), (1, 2, beyond_the_window, 3)]
+    shapes = [(_with_choices(model, *sizes), num_global) for *sizes, num_global in cases]
+    return [(shape, min(num_global, shape[-1])) for shape, num_global in shapes]
+
+
+def _check_static(model: LongformerPlusPreTrainedModel, static: Sequence[int]) -> tuple[int, ...]:
+    names = (
+        ("batch", "choices", "length") if isinstance(model, LongformerPlusForMultipleChoice) else ("batch", "length")
+    )
+    if len(static) != len(names) or min(static, default=0) < 1 or static[-1] > model.config.max_tokens:
+        raise ValueError(
+            f"static={tuple(static)} is not allowed for {type(model).__name__}: give ({', '.join(names)}), each at "
+            f"least 1 and the length at most {model.config.max_tokens}."
+        )
+    return tuple(static)
+
+
+def _batch(model: LongformerPlusPreTrainedModel, shape: tuple[int, ...], num_global: int) -> dict[str, Tensor]:
+    """Random inputs by name, each of `shape`, the first row with padding."""
+    generator = torch.Generator().manual_seed(sum(shape) + num_global)
+    config = model.config
+    ids = torch.randint(0, config.vocab_size, shape, generator=generator)
+    attention_mask = torch.ones_like(ids)
+    attention_mask[0, ..., shape[-1] - shape[-1] // 4 :] = 0
+    order = torch.rand(shape, generator=generator).argsort(-1)
+    batch = {
+        "input_ids": torch.where(attention_mask > 0, ids, config.pad_token_id),  # type: ignore[arg-type]
+        "attention_mask": attention_mask,
+        "global_attention_mask": (order < num_global).long(),
+    }
+    if config.type_vocab_size > 1:
+        batch["token_type_ids"] = torch.randint(0, config.type_vocab_size, shape, generator=generator)
+    return batch
+
+
+# Exporting and comparing.
+
+
+class _Graph(nn.Module):
+    """A model that returns the outputs of some names, and takes the inputs that a graph has."""
+
+    def __init__(self, model: LongformerPlusPreTrainedModel, names: Sequence[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.names = names
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        global_attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """(B, N) each, or (B, C, N) for multiple choice -> the outputs, in the order of their names."""
+        outputs = _run(
+            self.model,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            global_attention_mask=global_attention_mask,
+            token_type_ids=token_type_ids,
+        )
+        return tuple(outputs[name] for name in self.names)
+
+
+def _run(model: LongformerPlusPreTrainedModel, **inputs: Tensor | None) -> dict[str, Tensor]:
+    return model(**inputs, output_attentions=False, output_hidden_states=False, return_dict=True)
+
+
+@contextmanager
+def _as_when_exported(model: LongformerPlusPreTrainedModel) -> Iterator[None]:
+    """Without dropout and gradients."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def _convert(model: LongformerPlusPreTrainedModel, example: dict[str, Tensor], dynamic: bool) -> torch.onnx.ONNXProgram:
+    device = model.device
+    example = {name: tensor.to(device) for name, tensor in example.items()}
+    names = list(_run(model, **example))
+    axes = ("batch", "choices", "tokens") if example["input_ids"].dim() == 3 else ("batch", "tokens")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # torch's, of its own code
+        warnings.filterwarnings("ignore", message=".*axis name")  # the inputs share theirs
+        program = torch.onnx.export(
+            _Graph(model, names).eval(),
+            (),
+            kwargs=example,
+            output_names=names,
+            dynamic_shapes={name: dict(enumerate(axes)) for name in example} if dynamic else None,
+            dynamo=True,
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export gave no program.")
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces, with paths of this machine: half of a small file
+    return program
+
+
+def _compare(
+    graph: Path, model: LongformerPlusPreTrainedModel, batches: Sequence[dict[str, Tensor]], tolerance: float
+) -> tuple[Comparison, ...]:
+    """Run batches by torch and by onnxruntime; a RuntimeError where they differ."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    comparisons = []
+    for batch in batches:
+        want = _run(model, **{name: tensor.to(model.device) for name, tensor in batch.items()})
+        have = session.run(names, {name: tensor.numpy() for name, tensor in batch.items()})
+        shape = tuple(batch["input_ids"].shape)
+        num_global = int(batch["global_attention_mask"].sum(-1).max())
+        differences = [0.0]
+        for name, array in zip(names, have, strict=True):
+            wanted = want[name].cpu()
+            difference = float((torch.from_numpy(array) - wanted).abs().max())
+            if not difference <= tolerance * max(1.0, float(wanted.abs().max())):
+                raise RuntimeError(
+                    f"The ONNX graph's {name} differs from torch's by {difference:.1e} on inputs of shape {shape} with "
+                    f"{num_global} global tokens; tolerance={tolerance} was allowed. Nothing was written."
+                )
+            differences.append(difference)
+        comparisons.append(Comparison(shape, num_global, max(differences)))
+    return tuple(comparisons)
