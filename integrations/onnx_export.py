@@ -314,13 +314,15 @@ def _run(model: LongformerPlusPreTrainedModel, **inputs: Tensor | None) -> dict[
 
 @contextmanager
 def _as_when_exported(model: LongformerPlusPreTrainedModel) -> Iterator[None]:
-    """Without dropout and gradients."""
-    training = model.training
+    """Without dropout and gradients, and with padding left where it is: a graph holds for any padding."""
+    training, unpad_inputs = model.training, model.config.unpad_inputs
     model.eval()
+    model.config.unpad_inputs = False
     try:
         with torch.no_grad():
             yield
     finally:
+        model.config.unpad_inputs = unpad_inputs
         model.train(training)
 
 

@@ -42,7 +42,7 @@ def with_types(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def small_model(head: str = "ForSequenceClassification", **changes: Any) -> torch.nn.Module:
     torch.manual_seed(0)
-    config = small_config(num_hidden_layers=1, attention_window=[8], type_vocab_size=1, **changes)
+    config = small_config(unpad_inputs=False, num_hidden_layers=1, attention_window=[8], type_vocab_size=1, **changes)
     return spread(getattr(longformer_plus, f"LongformerPlus{head}")(config)).eval()
 
 
@@ -50,7 +50,7 @@ def small_model(head: str = "ForSequenceClassification", **changes: Any) -> torc
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of transformers' own Longformer."""
     folder = tmp_path_factory.mktemp("longformer")
-    config = small_config(num_hidden_layers=1, attention_window=[8], type_vocab_size=1)
+    config = small_config(unpad_inputs=False, num_hidden_layers=1, attention_window=[8], type_vocab_size=1)
     spread(LongformerForMaskedLM(config)).save_pretrained(folder)
     return folder
 

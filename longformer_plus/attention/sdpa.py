@@ -96,7 +96,7 @@ def _columns(pattern: AttentionPattern) -> tuple[Tensor, Tensor]:
         first = torch.arange(num_rows, device=pattern.segments.device)[:, None] * num_tokens
         columns = (pattern.global_index + first, pattern.global_segments)  # type: ignore[operator]
         # Not repeat_interleave: converted to ONNX it repeats wrongly where the number of times is not known.
-        index, segments = (rows[:, None].expand(-1, num_blocks, -1).flatten(0, 1) for rows in columns)  # type: ignore[union-attr]
+        index, segments = (rows[:, None].expand(-1, num_blocks, -1).flatten(0, 1) for rows in columns)  # type: ignore[index]
         return index, segments
 
     starts = [document.start for document in pattern.documents]
