@@ -1,0 +1,103 @@
+"""Local rows block by block: the backward pass and the dropout that it brings itself."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from longformer_plus.attention import AttentionPattern, eager_local_rows
+from longformer_plus.attention.blockwise import blockwise_local_rows
+
+WINDOW = 6
+
+
+def batch(num_tokens: int, head_size: int = 4) -> tuple[list[Tensor], AttentionPattern]:
+    generator = torch.Generator().manual_seed(num_tokens)
+    rows = [
+        torch.randn(2, num_tokens, 3, head_size, generator=generator, dtype=torch.float64, requires_grad=True)
+        for _ in range(3)
+    ]
+    valid = torch.ones(2, num_tokens, dtype=torch.bool)
+    valid[0, -3:] = False
+    valid[1, 4] = False
+    is_global = torch.zeros_like(valid)
+    is_global[:, 2] = is_global[1, 0] = True
+    return rows, AttentionPattern.build(valid, is_global, rows[0], keep_empty=False)
+
+
+def local_rows(pattern: AttentionPattern) -> Tensor:
+    """(B, N, 1, 1), the rows that local attention is defined for."""
+    return (pattern.valid & ~pattern.is_global)[:, :, None, None]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("num_tokens", [9, 70])
+def test_the_gradient_is_that_of_the_function(num_tokens: int, dropout: float) -> None:
+    rows, pattern = batch(num_tokens)
+
+    def attend(*rows: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        return torch.where(local_rows(pattern), blockwise_local_rows(*rows, pattern, WINDOW, dropout), 0.0)
+
+    assert torch.autograd.gradcheck(attend, tuple(rows), fast_mode=True)
+
+
+def test_weights_are_dropped_or_scaled() -> None:
+    """With one-hot values the context is the weights themselves."""
+    num_tokens, dropout = 150, 0.25
+    generator = torch.Generator().manual_seed(0)
+    query, key = torch.randn(2, 1, num_tokens, 3, num_tokens, generator=generator, dtype=torch.float64).unbind()
+    value = torch.eye(num_tokens, dtype=torch.float64)[None, :, None].expand(-1, -1, 3, -1)
+    pattern = AttentionPattern.build(None, None, query, keep_empty=False)
+    torch.manual_seed(1)
+    plain = blockwise_local_rows(query, key, value, pattern, 64)
+    dropped = blockwise_local_rows(query, key, value, pattern, 64, dropout)
+    kept = dropped != 0
+    torch.testing.assert_close(dropped[kept], plain[kept] / (1 - dropout))
+    assert abs(kept.sum() / (plain != 0).sum() - (1 - dropout)) < 0.01
+    again = blockwise_local_rows(query, key, value, pattern, 64, dropout)
+    assert not torch.equal(again, dropped)
+    share_of_each_head = (kept & (plain != 0)).sum((0, 1, 3)) / (plain != 0).sum((0, 1, 3))
+    assert ((share_of_each_head - (1 - dropout)).abs() < 0.02).all()
+
+
+def test_dropout_of_almost_everything_gives_numbers() -> None:
+    rows, pattern = batch(20)
+    assert blockwise_local_rows(*rows, pattern, WINDOW, 0.9999999).isfinite().all()
+
+
+def test_checkpointing_draws_the_same_weights_again() -> None:
+    rows, pattern = batch(40)
+
+    def gradients(checkpointed: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+
+        def attend(*rows: Tensor) -> Tensor:
+            return blockwise_local_rows(*rows, pattern, WINDOW, 0.3)
+
+        out = checkpoint(attend, *rows, use_reentrant=False) if checkpointed else attend(*rows)
+        return list(torch.autograd.grad((out * local_rows(pattern)).square().sum(), rows))
+
+    for one, other in zip(gradients(False), gradients(True), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradients_in_half_precision_are_as_good_as_those_of_eager(dtype: torch.dtype) -> None:
+    rows, pattern = batch(400, head_size=16)
+    grad = torch.randn(rows[0].shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    grad = torch.where(local_rows(pattern), grad, 0.0)
+
+    def gradients(attend: object, dtype: torch.dtype) -> list[Tensor]:
+        leaves = [row.detach().to(dtype).requires_grad_() for row in rows]
+        out = attend(*leaves, pattern, 128)  # type: ignore[operator]
+        pattern._shared.clear()
+        context = out[0] if isinstance(out, tuple) else out
+        return list(torch.autograd.grad(context, leaves, grad.to(dtype)))
+
+    exact = gradients(eager_local_rows, torch.float64)
+    eager, ours = gradients(eager_local_rows, dtype), gradients(blockwise_local_rows, dtype)
+    for want, theirs, have in zip(exact, eager, ours, strict=True):
+        assert (have.double() - want).norm() <= 2 * (theirs.double() - want).norm()
