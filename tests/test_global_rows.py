@@ -162,3 +162,23 @@ def test_every_parameter_gets_a_gradient_in_training(is_global: torch.Tensor | N
         assert parameter.grad.isfinite().all(), name
         if is_global is not GLOBAL and "_global" in name:
             assert not parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["key_global", "value_global"])
+def test_a_lora_adapter_changes_the_output_and_learns(backend: str, name: str) -> None:
+    peft = pytest.importorskip("peft")
+    base = spread(LongformerPlusModel(small_config())).eval()
+    base.set_attn_implementation(backend)
+    with torch.no_grad():
+        plain = base(IDS, global_attention_mask=GLOBAL).last_hidden_state
+    config = peft.LoraConfig(target_modules=[name], init_lora_weights=False, r=2)
+    model = peft.get_peft_model(base, config).eval()
+    adapted = model(input_ids=IDS, global_attention_mask=GLOBAL).last_hidden_state
+    assert (adapted - plain).abs().max() > 1e-3
+    adapted.square().sum().backward()
+    # A bias on all keys alike changes no softmax; the adapter's matrices are not such.
+    assert all(p.grad.abs().max() > 0 for p in model.parameters() if p.requires_grad)
+    with torch.no_grad():
+        merged = model.merge_and_unload()(IDS, global_attention_mask=GLOBAL).last_hidden_state
+    torch.testing.assert_close(merged, adapted, atol=1e-4, rtol=0)

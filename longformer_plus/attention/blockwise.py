@@ -97,7 +97,9 @@ class _Blockwise(torch.autograd.Function):
         ctx.save_for_backward(query, key, value)
         ctx.pattern, ctx.window, ctx.dropout = pattern, window, _Dropout(dropout)
         draw = ctx.dropout.start()
-        context = torch.zeros_like(query)
+        # Rows that no document covers are zero.
+        covered = sum(document.stop - document.start for document in pattern.documents)
+        context = torch.empty_like(query) if covered == len(query) else torch.zeros_like(query)
         for block in _blocks(pattern, window, query):
             probabilities = _probabilities(_queries(query, block), key, block)
             if draw is not None:

@@ -152,13 +152,17 @@ class AttentionPattern:
         return rows.gather(1, self._expanded_index(rows))
 
     def put_global(self, rows: Tensor, global_rows: Tensor) -> Tensor:
-        """(B, N, E) with the rows of the global tokens replaced by `global_rows` (B, G, E). Fillers keep their row, and
-        yet leave `global_rows` in the graph."""
+        """(B, N, E) with the rows of the global tokens replaced by `global_rows` (B, G, E); in place without gradients.
+
+        Fillers keep their row, and yet leave `global_rows` in the graph.
+        """
         if self.global_segments is None:
             raise ValueError("A pattern without global tokens has no global rows.")
         is_filler = (self.global_segments == MASKED)[:, :, None]
         kept = torch.where(is_filler, self.take_global(rows), global_rows)
-        return rows.scatter(1, self._expanded_index(rows), kept)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return rows.scatter(1, self._expanded_index(rows), kept)
+        return rows.scatter_(1, self._expanded_index(rows), kept)
 
     def _expanded_index(self, rows: Tensor) -> Tensor:
         if self.global_index is None:
