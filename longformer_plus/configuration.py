@@ -123,6 +123,15 @@ class LongformerPlusConfig(PreTrainedConfig):
         return list(self.attention_window)
 
     @property
+    def dilations(self) -> list[list[int]]:
+        """The dilation of each layer and head."""
+        dilation = self.attention_dilation
+        layers = dilation if isinstance(dilation, (list, tuple)) else [dilation] * self.num_hidden_layers
+        return [
+            list(layer) if isinstance(layer, (list, tuple)) else [layer] * self.num_attention_heads for layer in layers
+        ]
+
+    @property
     def max_tokens(self) -> int:
         """The longest document that the position table has rows for: positions start after the padding index."""
         return self.max_position_embeddings - self.pad_token_id - 1  # type: ignore[operator]
@@ -208,13 +217,6 @@ class LongformerPlusConfig(PreTrainedConfig):
                 )
             for step in layer if isinstance(layer, (list, tuple)) else [layer]:
                 _require(_is_integer(step) and step >= 1, self, "attention_dilation", allowed)
-
-    @property
-    def is_dilated(self) -> bool:
-        """Whether any head of any layer skips keys."""
-        dilation = self.attention_dilation
-        layers = dilation if isinstance(dilation, (list, tuple)) else [dilation]
-        return any(step != 1 for layer in layers for step in (layer if isinstance(layer, (list, tuple)) else [layer]))
 
 
 def _is_integer(value: object) -> bool:

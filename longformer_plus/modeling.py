@@ -82,6 +82,7 @@ class LongformerPlusSelfAttention(nn.Module):
         super().__init__()
         self.config = config
         self.window = config.windows[layer_index]
+        self.dilations = config.dilations[layer_index]
         self.num_heads = config.num_attention_heads
         self.dropout_probability = config.attention_probs_dropout_prob
         width = config.hidden_size
@@ -112,8 +113,7 @@ class LongformerPlusSelfAttention(nn.Module):
             for project in (self.query, self.key, self.value)
         )
         backend = "eager" if output_attentions else self.config._attn_implementation
-        local_rows = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_local_rows)
-        context, probabilities = local_rows(query, key, value, pattern, self.window, dropout)
+        context, probabilities = self._local_rows(backend, query, key, value, pattern, dropout)
         context, global_probabilities = context.flatten(2), None
         if pattern.num_global:
             global_context, global_probabilities = attend_globally(
@@ -136,6 +136,25 @@ class LongformerPlusSelfAttention(nn.Module):
         if global_probabilities is not None:
             global_probabilities = global_probabilities.transpose(2, 3)
         return context, probabilities, global_probabilities
+
+    def _local_rows(
+        self, backend: str, query: Tensor, key: Tensor, value: Tensor, pattern: AttentionPattern, dropout: float
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, N, H, D) -> (B, N, H, D), (B, H, N, G + W + 1) or None: one call for the heads of each dilation."""
+        local_rows = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_local_rows)
+        steps = sorted(set(self.dilations))
+        if len(steps) == 1:
+            return local_rows(query, key, value, pattern, self.window, steps[0], dropout)
+        groups = [[head for head, step in enumerate(self.dilations) if step == wanted] for wanted in steps]
+        results = [
+            local_rows(query[:, :, heads], key[:, :, heads], value[:, :, heads], pattern, self.window, step, dropout)
+            for step, heads in zip(steps, groups, strict=True)
+        ]
+        order = torch.tensor([head for heads in groups for head in heads], device=query.device).argsort()
+        context = torch.cat([context for context, _ in results], dim=2)[:, :, order]
+        if results[0][1] is None:
+            return context, None
+        return context, torch.cat([probabilities for _, probabilities in results], dim=1)[:, order]
 
 
 class LongformerPlusResidual(nn.Module):
@@ -298,12 +317,6 @@ class LongformerPlusPreTrainedModel(PreTrainedModel):
     def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
         config = LongformerPlusConfig.from_longformer(config)
         config.check()
-        for name, asked in (("attention_dilation", config.is_dilated), ("is_causal", config.is_causal)):
-            if asked:
-                raise ValueError(
-                    f"{name}={getattr(config, name)!r} is a valid option, but no backend computes it yet, and "
-                    "ignoring it would give wrong results. Leave it out."
-                )
         super().__init__(config, *args, **kwargs)
 
     @torch.no_grad()
@@ -470,9 +483,11 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         traced = torch.compiler.is_compiling()
         keep_empty = traced or (self.training and torch.is_grad_enabled() and not output_attentions)
         if padding is None:
-            pattern = AttentionPattern.build(valid, is_global, hidden_states, keep_empty)
+            pattern = AttentionPattern.build(
+                valid, is_global, hidden_states, keep_empty, is_causal=self.config.is_causal
+            )
         else:
-            pattern = padding.pattern(is_global, keep_empty)
+            pattern = padding.pattern(is_global, keep_empty, self.config.is_causal)
         outputs: LongformerPlusModelOutput = self._encode(
             hidden_states,
             pattern,

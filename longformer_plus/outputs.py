@@ -4,7 +4,9 @@ Shapes: B batch, N tokens, H heads, G global tokens, W attention window of the l
 
 attentions: one (B, H, N, G + W + 1) per layer. The first G columns are the global tokens of the row in order of
     position; the W + 1 others are the window, the token itself in its middle. A global token in the window has weight 0
-    there, since it stands in the first columns; rows of tokens that attend globally, and of padding, are 0.
+    there, since it stands in the first columns; rows of tokens that attend globally, and of padding, are 0. In a head
+    of dilation d, neighbouring columns of the window are d tokens apart; in a causal model those after its middle are
+    0.
 global_attentions: one (B, H, N, G) per layer: entry (b, h, j, g) is the weight that the g-th global token gives to
     token j. None when no token of the batch is global.
 

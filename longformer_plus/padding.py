@@ -58,12 +58,12 @@ class Padding:
         """(B, N, ...) -> (1, T, ...); also from (1, N, ...), the same for every row of the batch."""
         return rows.expand(*self.valid.shape, *rows.shape[2:]).flatten(0, 1)[self.index][None]
 
-    def pattern(self, is_global: Tensor | None, keep_empty: bool) -> AttentionPattern:
+    def pattern(self, is_global: Tensor | None, keep_empty: bool, is_causal: bool = False) -> AttentionPattern:
         """The pattern of the tokens left: a document for each row of the batch.
 
         Args:
             is_global: (B, N) bool, or None for none.
-            keep_empty: see `AttentionPattern.build`.
+            keep_empty, is_causal: see `AttentionPattern.build`.
         """
         num_rows, _ = self.valid.shape
         rows = torch.arange(num_rows, device=self.valid.device)[:, None].expand_as(self.valid)
@@ -73,6 +73,7 @@ class Padding:
             batch=self.index[None],
             keep_empty=keep_empty,
             segments=self.remove(rows),
+            is_causal=is_causal,
         )
 
     def restore(self, states: Tensor, fill_with_sample: bool = False) -> Tensor:

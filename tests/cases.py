@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import LongformerConfig
 
+from longformer_plus.attention import ALL_ATTENTION_FUNCTIONS
+from longformer_plus.attention.sdpa import dense_local_rows, windowed_local_rows
+
 BACKENDS = ("eager", "sdpa")
+
+# The ways of "sdpa" on other devices than the CPU, to be tested here too.
+ALL_ATTENTION_FUNCTIONS.register("sdpa windows", lambda *arguments: (windowed_local_rows(*arguments), None))
+ALL_ATTENTION_FUNCTIONS.register("sdpa dense", lambda *arguments: (dense_local_rows(*arguments), None))
+LOCAL_ROWS = (*BACKENDS, "sdpa windows", "sdpa dense")
 
 
 def small_config(**changes: Any) -> LongformerConfig:
@@ -47,6 +55,8 @@ class Case:
     is_global: Tensor
     window: int
     seed: int
+    dilation: int | list[int] = 1
+    is_causal: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -58,7 +68,7 @@ WINDOWS = (2, 4, 6, 8, 16, 34)
 
 @st.composite
 def cases(draw: st.DrawFn, windows: tuple[int, ...] = WINDOWS, most_windows: int = 4) -> Case:
-    """Batches of 1 to 3 rows, from 1 token to `most_windows` windows + 1.
+    """Batches of 1 to 3 rows, from 1 token to `most_windows` windows + 1; for layers of three heads.
 
     Padded on either side and with holes, with none to all tokens global, sometimes with a row that is all padding.
     """
@@ -83,4 +93,5 @@ def cases(draw: st.DrawFn, windows: tuple[int, ...] = WINDOWS, most_windows: int
             valid[row] = False
         chosen = draw(st.one_of(st.sampled_from([0, 1, tokens]), st.integers(0, tokens)))
         is_global[row, torch.randperm(tokens, generator=generator)[:chosen]] = True
-    return Case(valid, is_global, window, seed)
+    dilation = draw(st.sampled_from([1, 1, 2, 3, [1, 3, 1]]))
+    return Case(valid, is_global, window, seed, dilation, draw(st.booleans()))

@@ -51,9 +51,11 @@ def self_attention(
     is_global: Tensor,
     window: int,
     head_mask: Tensor | None = None,
+    dilation: int | list[int] = 1,
     **pattern: object,
 ) -> OracleResult:
     """Longformer self-attention. `weights` holds query.weight, query.bias, ... query_global.weight, ... in float64."""
+    dilations = [dilation] * num_heads if isinstance(dilation, int) else dilation
 
     def project(name: str) -> Tensor:
         out = hidden @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
@@ -62,12 +64,13 @@ def self_attention(
     def attend(suffix: str, allowed: Tensor) -> tuple[Tensor, Tensor]:
         query, key, value = (project(name + suffix) for name in ("query", "key", "value"))
         scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
-        scores = scores.masked_fill(~allowed[:, None], -torch.inf)
-        some = allowed.any(-1)[:, None, :, None]
+        scores = scores.masked_fill(~allowed, -torch.inf)
+        some = allowed.any(-1, keepdim=True)
         probabilities = torch.where(some, torch.where(some, scores, 0.0).softmax(-1), 0.0)
         return probabilities @ value, probabilities
 
-    local_allowed, global_allowed = who_attends(valid, is_global, window, **pattern)  # type: ignore[arg-type]
+    by_head = [who_attends(valid, is_global, window, step, **pattern) for step in dilations]  # type: ignore[arg-type]
+    local_allowed, global_allowed = (torch.stack(masks, dim=1) for masks in zip(*by_head, strict=True))  # (B, H, N, N)
     local_context, local = attend("", local_allowed)
     global_context, global_ = attend("_global", global_allowed)
     context = local_context + global_context
@@ -76,7 +79,9 @@ def self_attention(
     return OracleResult(context.transpose(1, 2).flatten(2), local, global_)
 
 
-def windowed(result: OracleResult, is_global: Tensor, window: int) -> tuple[Tensor, Tensor]:
+def windowed(
+    result: OracleResult, is_global: Tensor, window: int, dilation: int | list[int] = 1
+) -> tuple[Tensor, Tensor]:
     """The oracle's probabilities in the layout of the models' outputs: (B, H, N, G + W + 1) and (B, H, N, G)."""
     batch, heads, tokens, _ = result.local.shape
     most = int(is_global.sum(1).max())
@@ -87,9 +92,11 @@ def windowed(result: OracleResult, is_global: Tensor, window: int) -> tuple[Tens
         for g, column in enumerate(columns):
             local[b, :, :, g] = result.local[b, :, :, column]
             global_[b, :, :, g] = result.global_[b, :, column, :]
-        for i in range(tokens):
-            for offset in range(window + 1):
-                j = i + offset - window // 2
-                if 0 <= j < tokens and j not in columns:
-                    local[b, :, i, most + offset] = result.local[b, :, i, j]
+        for h in range(heads):
+            step = dilation if isinstance(dilation, int) else dilation[h]
+            for i in range(tokens):
+                for offset in range(window + 1):
+                    j = i + (offset - window // 2) * step
+                    if 0 <= j < tokens and j not in columns:
+                        local[b, h, i, most + offset] = result.local[b, h, i, j]
     return local, global_

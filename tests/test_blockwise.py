@@ -39,7 +39,7 @@ def test_the_gradient_is_that_of_the_function(num_tokens: int, dropout: float) -
 
     def attend(*rows: Tensor) -> Tensor:
         torch.manual_seed(0)
-        return torch.where(local_rows(pattern), blockwise_local_rows(*rows, pattern, WINDOW, dropout), 0.0)
+        return torch.where(local_rows(pattern), blockwise_local_rows(*rows, pattern, WINDOW, dropout=dropout), 0.0)
 
     assert torch.autograd.gradcheck(attend, tuple(rows), fast_mode=True)
 
@@ -53,11 +53,11 @@ def test_weights_are_dropped_or_scaled() -> None:
     pattern = AttentionPattern.build(None, None, query, keep_empty=False)
     torch.manual_seed(1)
     plain = blockwise_local_rows(query, key, value, pattern, 64)
-    dropped = blockwise_local_rows(query, key, value, pattern, 64, dropout)
+    dropped = blockwise_local_rows(query, key, value, pattern, 64, dropout=dropout)
     kept = dropped != 0
     torch.testing.assert_close(dropped[kept], plain[kept] / (1 - dropout))
     assert abs(kept.sum() / (plain != 0).sum() - (1 - dropout)) < 0.01
-    again = blockwise_local_rows(query, key, value, pattern, 64, dropout)
+    again = blockwise_local_rows(query, key, value, pattern, 64, dropout=dropout)
     assert not torch.equal(again, dropped)
     share_of_each_head = (kept & (plain != 0)).sum((0, 1, 3)) / (plain != 0).sum((0, 1, 3))
     assert ((share_of_each_head - (1 - dropout)).abs() < 0.02).all()
@@ -65,7 +65,7 @@ def test_weights_are_dropped_or_scaled() -> None:
 
 def test_dropout_of_almost_everything_gives_numbers() -> None:
     rows, pattern = batch(20)
-    assert blockwise_local_rows(*rows, pattern, WINDOW, 0.9999999).isfinite().all()
+    assert blockwise_local_rows(*rows, pattern, WINDOW, dropout=0.9999999).isfinite().all()
 
 
 def test_checkpointing_draws_the_same_weights_again() -> None:
@@ -75,7 +75,7 @@ def test_checkpointing_draws_the_same_weights_again() -> None:
         torch.manual_seed(0)
 
         def attend(*rows: Tensor) -> Tensor:
-            return blockwise_local_rows(*rows, pattern, WINDOW, 0.3)
+            return blockwise_local_rows(*rows, pattern, WINDOW, dropout=0.3)
 
         out = checkpoint(attend, *rows, use_reentrant=False) if checkpointed else attend(*rows)
         return list(torch.autograd.grad((out * local_rows(pattern)).square().sum(), rows))

@@ -77,17 +77,6 @@ def test_a_value_that_is_spoilt_later_is_found_when_a_model_is_made() -> None:
         LongformerPlusModel(config)
 
 
-@pytest.mark.parametrize(
-    "changes", [{"attention_dilation": 2}, {"attention_dilation": [1, [1, 1, 2]]}, {"is_causal": True}]
-)
-def test_options_that_no_backend_computes_are_refused_by_the_model(changes: dict[str, Any]) -> None:
-    fields = small_config().to_dict()
-    del fields["model_type"]
-    config = LongformerPlusConfig(**{**fields, **changes})
-    with pytest.raises(ValueError, match=next(iter(changes))):
-        LongformerPlusModel(config)
-
-
 @pytest.mark.parametrize("window", [512, [8, 16], [6, 10]])
 def test_the_window_is_kept_as_given(window: int | list[int], tmp_path: Any) -> None:
     config = LongformerPlusConfig(

@@ -12,12 +12,10 @@ from hypothesis import strategies as st
 
 import longformer_plus
 from longformer_plus import LongformerPlusConfig
-from longformer_plus.attention import ALL_ATTENTION_FUNCTIONS
-from longformer_plus.attention.sdpa import windowed_local_rows
 from longformer_plus.modeling import LongformerPlusSelfAttention
 from longformer_plus.padding import Padding
 
-from .cases import BACKENDS, small_config, spread
+from .cases import BACKENDS, LOCAL_ROWS, small_config, spread
 from .oracle import self_attention
 
 HEADS = ["Model", "ForMaskedLM", "ForSequenceClassification", "ForQuestionAnswering", "ForTokenClassification"]
@@ -175,19 +173,18 @@ def test_unpadding_under_gradient_checkpointing() -> None:
         torch.testing.assert_close(gradient, plain[name], atol=1e-6, rtol=1e-5)
 
 
-ALL_ATTENTION_FUNCTIONS.register("windows", lambda *args: (windowed_local_rows(*args), None))
-
-
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     lengths=st.lists(st.one_of(st.integers(1, 12), st.integers(120, 300)), min_size=1, max_size=6),
     share=st.sampled_from([0.0, 0.02, 0.3, 1.0]),
-    backend=st.sampled_from([*BACKENDS, "windows"]),
+    backend=st.sampled_from(LOCAL_ROWS),
     window=st.sampled_from([4, 34, 260]),
+    dilation=st.sampled_from([1, 2]),
+    is_causal=st.booleans(),
     seed=st.integers(0, 100),
 )
 def test_documents_side_by_side_do_not_see_one_another(
-    lengths: list[int], share: float, backend: str, window: int, seed: int
+    lengths: list[int], share: float, backend: str, window: int, dilation: int, is_causal: bool, seed: int
 ) -> None:
     """Each document, cut out of a padded batch, against the oracle of itself alone."""
     generator = torch.Generator().manual_seed(seed)
@@ -197,17 +194,25 @@ def test_documents_side_by_side_do_not_see_one_another(
         valid[row, :length] = True
     is_global = (torch.rand(valid.shape, generator=generator) < share) & valid
     config = LongformerPlusConfig(
-        hidden_size=24, num_attention_heads=3, num_hidden_layers=1, attention_window=window, attn_implementation=backend
+        hidden_size=24,
+        num_attention_heads=3,
+        num_hidden_layers=1,
+        attention_window=window,
+        attention_dilation=dilation,
+        attn_implementation=backend,
     )
     layer = spread(LongformerPlusSelfAttention(config, 0), seed=seed).eval()
     hidden = torch.randn(*valid.shape, 24, generator=generator)
     padding = Padding.find(valid, keep_sample=False)
     assert padding is not None
     with torch.no_grad():
-        context = padding.restore(layer(padding.remove(hidden), padding.pattern(is_global, keep_empty=False))[0])
+        pattern = padding.pattern(is_global, keep_empty=False, is_causal=is_causal)
+        context = padding.restore(layer(padding.remove(hidden), pattern)[0])
         weights = {name: p.double() for name, p in layer.named_parameters()}
         for row, length in enumerate(lengths):
             document = hidden[row : row + 1, :length].double()
             everything, chosen = torch.ones(1, length, dtype=torch.bool), is_global[row : row + 1, :length]
-            expected = self_attention(document, weights, 3, everything, chosen, window).context
+            expected = self_attention(
+                document, weights, 3, everything, chosen, window, dilation=dilation, causal=is_causal
+            ).context
             torch.testing.assert_close(context[row : row + 1, :length].double(), expected, atol=2e-5, rtol=0)

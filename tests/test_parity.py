@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import longformer_plus
+from longformer_plus import LongformerPlusConfig, LongformerPlusForMaskedLM
 
 from .cases import BACKENDS, Case, cases, small_config, spread
 
@@ -248,3 +250,23 @@ def test_autocast_trains_close_to_full_precision(backend: str) -> None:
     loss.backward()
     assert abs(loss.item() - expected.item()) < 0.02 * expected.item()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in ours.parameters())
+
+
+@pytest.mark.parametrize("changes", [{"attention_dilation": [2, [1, 1, 3]]}, {"is_causal": True}])
+def test_dilated_and_causal_models_are_alike_on_every_backend_and_saved(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    fields = small_config().to_dict()
+    del fields["model_type"]
+    model = spread(LongformerPlusForMaskedLM(LongformerPlusConfig(**{**fields, **changes}))).eval()
+    ids = torch.arange(3, 53)[None]
+    is_global = torch.zeros_like(ids)
+    is_global[0, 5] = 1
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        expected = model(ids, global_attention_mask=is_global).logits
+        eager = LongformerPlusForMaskedLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
+        torch.testing.assert_close(eager(ids, global_attention_mask=is_global).logits, expected, atol=2e-5, rtol=0)
+        start = model(ids[:, :20], global_attention_mask=is_global[:, :20]).logits
+    is_alike = (start - expected[:, :20]).abs().max() < 2e-5
+    assert is_alike == model.config.is_causal

@@ -2,7 +2,8 @@
 
 Consecutive windows overlap. They are views on one buffer, not copies: copying the windows costs as much as attending.
 
-Shapes: B batch, N tokens, H heads, D head size, b block, n blocks of a row, K keys of a window, W attention window.
+Shapes: B batch, N tokens, H heads, D head size, d dilation, b block, n blocks of a row, K keys of a window, W attention
+window.
 """
 
 from __future__ import annotations
@@ -22,6 +23,23 @@ def pad_to_blocks(x: Tensor, block: int) -> Tensor:
     if traced or missing:
         x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, missing))
     return x.unflatten(1, (num_blocks, block))
+
+
+def interleave(rows: Tensor, dilation: int) -> Tensor:
+    """(B, N, ...) -> (B * d, N / d, ...): every d-th token of a row, from each of its first d on; filled up with zeros.
+
+    What is d tokens apart becomes adjacent, so that a dilated window is a plain one.
+    """
+    if dilation == 1:
+        return rows
+    return pad_to_blocks(rows, dilation).transpose(1, 2).flatten(0, 1)
+
+
+def deinterleave(rows: Tensor, dilation: int, num_tokens: int) -> Tensor:
+    """(B * d, N / d, ...) -> (B, N, ...), the inverse of `interleave`."""
+    if dilation == 1:
+        return rows
+    return rows.unflatten(0, (-1, dilation)).transpose(1, 2).flatten(1, 2)[:, :num_tokens]
 
 
 def sliding_windows(rows: Tensor, before: int, size: int, step: int) -> Tensor:

@@ -27,14 +27,21 @@ _BLOCK_IN_HALF_PRECISION = 128
 
 
 def blockwise_local_rows(
-    query: Tensor, key: Tensor, value: Tensor, pattern: AttentionPattern, window: int, dropout: float = 0.0
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    pattern: AttentionPattern,
+    window: int,
+    dilation: int = 1,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Each token attends to the window around it and to the global tokens.
 
     Args:
         query, key, value: (B, N, H, D).
         pattern: who may attend to whom.
-        window: W, the total width.
+        window: W, the total width, in steps of the dilation.
+        dilation: d, the step between the keys of the window.
         dropout: probability of dropping an attention weight, in steps of 1 / 65536.
 
     Returns:
@@ -42,7 +49,7 @@ def blockwise_local_rows(
         global tokens.
     """
     flat = [rows.flatten(0, 1) for rows in (query, key, value)]
-    context: Tensor = _Blockwise.apply(*flat, pattern, window, dropout)
+    context: Tensor = _Blockwise.apply(*flat, pattern, window, dilation, dropout)
     return context.unflatten(0, query.shape[:2])
 
 
@@ -51,25 +58,38 @@ class _Block:
     """A block of queries and what they may see.
 
     Attributes:
-        queries, keys: their places among the T tokens.
+        queries, keys: their places among the T tokens, `dilation` apart.
         mask: (b, K), added to the scores of the window.
         global_index: (G,), the places of the document's global tokens.
+        global_mask: (b, G), added to their scores; None for nothing.
     """
 
     queries: slice
     keys: slice
     mask: Tensor
     global_index: Tensor
+    global_mask: Tensor | None
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """(T, H, D) -> the rows of the global tokens (H, G, D) and of the window (H, K, D)."""
         return rows[self.global_index].transpose(0, 1), rows[self.keys].transpose(0, 1)
 
-    def scores(self, query: Tensor, rows: Tensor, mask: Tensor | None) -> Tensor:
-        """(H, b, D), (T, H, D) -> (H, b, G + K), the products with the global tokens and with the window."""
-        columns, window = self.gather(rows)
-        scores = query @ window.mT if mask is None else torch.baddbmm(mask, query, window.mT)
-        return torch.cat([query @ columns.mT, scores], dim=-1) if len(self.global_index) else scores
+    def products(self, rows: Tensor, keys: Tensor) -> Tensor:
+        """(H, b, D), (T, H, D) -> the products with the global tokens and with the window (H, b, G + K)."""
+        columns, window = self.gather(keys)
+        products = rows @ window.mT
+        return torch.cat([rows @ columns.mT, products], dim=-1) if len(self.global_index) else products
+
+    def scores(self, queries: Tensor, key: Tensor) -> Tensor:
+        """(H, b, D), (T, H, D) -> (H, b, G + K), masked."""
+        columns, window = self.gather(key)
+        scores = torch.baddbmm(self.mask, queries, window.mT)
+        if not len(self.global_index):
+            return scores
+        global_scores = queries @ columns.mT
+        if self.global_mask is not None:
+            global_scores += self.global_mask
+        return torch.cat([global_scores, scores], dim=-1)
 
     def mix(self, weights: Tensor, rows: Tensor) -> Tensor:
         """(H, b, G + K), (T, H, D) -> (b, H, D), the rows of the global tokens and of the window, weighted."""
@@ -92,15 +112,22 @@ class _Blockwise(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, pattern: AttentionPattern, window: int, dropout: float
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        pattern: AttentionPattern,
+        window: int,
+        dilation: int,
+        dropout: float,
     ) -> Tensor:
         ctx.save_for_backward(query, key, value)
-        ctx.pattern, ctx.window, ctx.dropout = pattern, window, _Dropout(dropout)
+        ctx.pattern, ctx.window, ctx.dilation, ctx.dropout = pattern, window, dilation, _Dropout(dropout)
         draw = ctx.dropout.start()
         # Rows that no document covers are zero.
         covered = sum(document.stop - document.start for document in pattern.documents)
         context = torch.empty_like(query) if covered == len(query) else torch.zeros_like(query)
-        for block in _blocks(pattern, window, query):
+        for block in _blocks(pattern, window, dilation, query):
             probabilities = _probabilities(_queries(query, block), key, block)
             if draw is not None:
                 probabilities *= draw(probabilities)
@@ -116,11 +143,11 @@ class _Blockwise(torch.autograd.Function):
         precise = torch.promote_types(query.dtype, torch.float32)
         grad_query = torch.zeros_like(query)
         grad_key, grad_value = (torch.zeros_like(rows, dtype=precise) for rows in (key, value))
-        for block in _blocks(ctx.pattern, ctx.window, query):
+        for block in _blocks(ctx.pattern, ctx.window, ctx.dilation, query):
             queries = _queries(query, block)
             probabilities = _probabilities(queries, key, block)
             grad_context = grad[block.queries].transpose(0, 1) * ctx.dropout.scale  # (H, b, D)
-            grad_weights = block.scores(grad_context, value, None).to(precise)  # (H, b, G + K)
+            grad_weights = block.products(grad_context, value).to(precise)  # (H, b, G + K)
             weights = probabilities
             if draw is not None:
                 kept = draw(probabilities)
@@ -133,7 +160,7 @@ class _Blockwise(torch.autograd.Function):
             grad_scores = grad_scores.to(query.dtype)
             block.spread(grad_scores, queries, grad_key)
             grad_query[block.queries] = block.mix(grad_scores, key) * _scale(query)
-        return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None, None, None
+        return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None, None, None, None
 
 
 def _scale(query: Tensor) -> float:
@@ -147,30 +174,43 @@ def _queries(query: Tensor, block: _Block) -> Tensor:
 
 def _probabilities(queries: Tensor, key: Tensor, block: _Block) -> Tensor:
     """(H, b, D), (T, H, D) -> (H, b, G + K), in float32 at least."""
-    return softmax(block.scores(queries, key, block.mask))
+    return softmax(block.scores(queries, key))
 
 
-def _blocks(pattern: AttentionPattern, window: int, like: Tensor) -> Iterator[_Block]:
-    """The blocks of all documents; `like` gives the dtype of masks."""
-    half, dtype = window // 2, like.dtype
+def _blocks(pattern: AttentionPattern, window: int, dilation: int, like: Tensor) -> Iterator[_Block]:
+    """The blocks of all documents; `like` gives the dtype of masks.
+
+    A dilated window is a plain one among every d-th token of a document: those are one sequence, a slice with a step.
+    """
+    before, after, dtype = window // 2, 0 if pattern.is_causal else window // 2, like.dtype
     size = _BLOCK if like.element_size() >= 4 else _BLOCK_IN_HALF_PRECISION
-    band = pattern.shared(("band", window, size, dtype), lambda: additive(_in_band(window, size), dtype))
+    band = pattern.shared(("band", window, size, dtype), lambda: additive(_in_band(before + after, size), dtype))
     seen = pattern.shared(("seen", dtype), lambda: additive(pattern.local_key_segments().flatten() != MASKED, dtype))
     for document in pattern.documents:
-        for start in range(document.start, document.stop, size):
-            stop = min(start + size, document.stop)
-            first, last = max(start - half, document.start), min(stop + half, document.stop)
-            offset = first - (start - half)
-            mask = band[: stop - start, offset : offset + last - first]
-            if len(document.global_index) or not document.is_whole:
-                mask = torch.minimum(mask, seen[first:last])
-            yield _Block(slice(start, stop), slice(first, last), mask, document.global_index)
+        for sequence in range(document.start, min(document.start + dilation, document.stop)):
+            places = range(sequence, document.stop, dilation)
+            for start in range(0, len(places), size):
+                stop = min(start + size, len(places))
+                first, last = max(start - before, 0), min(stop + after, len(places))
+                queries, keys = _slice(places[start:stop]), _slice(places[first:last])
+                offset = first - (start - before)
+                mask, global_mask = band[: stop - start, offset : offset + last - first], None
+                if len(document.global_index) or not document.is_whole:
+                    mask = torch.minimum(mask, seen[keys])
+                if len(document.global_index) and pattern.is_causal:
+                    query_places = torch.arange(queries.start, queries.stop, dilation)
+                    global_mask = additive(document.global_index <= query_places[:, None], dtype)
+                yield _Block(queries, keys, mask, document.global_index, global_mask)
 
 
-def _in_band(window: int, size: int) -> Tensor:
-    """(b, b + W) bool, whether a query sees each key from half a window before the block to half a window after it."""
-    offset = torch.arange(size + window)[None, :] - torch.arange(size)[:, None]
-    return (offset >= 0) & (offset <= window)
+def _slice(places: range) -> slice:
+    return slice(places.start, places.stop, places.step)
+
+
+def _in_band(width: int, size: int) -> Tensor:
+    """(b, b + width) bool, whether a query sees each key from the first that the block's first query sees on."""
+    offset = torch.arange(size + width)[None, :] - torch.arange(size)[:, None]
+    return (offset >= 0) & (offset <= width)
 
 
 class _Dropout:

@@ -1,6 +1,6 @@
 """Local rows, written out: the readable reference, and the only backend that returns probabilities.
 
-Shapes: B batch, N tokens, H heads, D head size, G global tokens, W window, b block, n blocks of a row.
+Shapes: B batch, N tokens, H heads, D head size, G global tokens, W window, d dilation, b block, n blocks of a row.
 """
 
 from __future__ import annotations
@@ -9,21 +9,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .blocks import pad_to_blocks, skew, sliding_windows, unskew
+from .blocks import deinterleave, interleave, pad_to_blocks, skew, sliding_windows, unskew
 from .pattern import MASKED, AttentionPattern
 
 _BLOCK = 64
 
 
 def eager_local_rows(
-    query: Tensor, key: Tensor, value: Tensor, pattern: AttentionPattern, window: int, dropout: float = 0.0
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    pattern: AttentionPattern,
+    window: int,
+    dilation: int = 1,
+    dropout: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Each token attends to the window around it and to the global tokens.
 
     Args:
         query, key, value: (B, N, H, D).
         pattern: who may attend to whom.
-        window: W, the total width.
+        window: W, the total width, in steps of the dilation.
+        dilation: d, the step between the keys of the window.
         dropout: probability of dropping an attention weight.
 
     Returns:
@@ -33,17 +40,17 @@ def eager_local_rows(
     """
     num_tokens, head_size = query.shape[1], query.shape[-1]
     num_global = pattern.num_global
-    key_windows, value_windows = (_key_windows(x, window) for x in (key, value))  # (B, n, H, b + W, D)
+    key_windows, value_windows = (_key_windows(interleave(x, dilation), window) for x in (key, value))
 
-    blocks = pad_to_blocks(query * head_size**-0.5, _BLOCK).transpose(2, 3)  # (B, n, H, b, D)
-    scores = skew(blocks @ key_windows.transpose(-1, -2), window + 1)  # (B, n, H, b, W + 1)
-    scores = _to_rows(scores, num_tokens)  # (B, H, N, W + 1)
+    blocks = pad_to_blocks(interleave(query * head_size**-0.5, dilation), _BLOCK).transpose(2, 3)  # (B * d, n, H, b, D)
+    scores = skew(blocks @ key_windows.transpose(-1, -2), window + 1)  # (B * d, n, H, b, W + 1)
+    scores = _to_rows(scores, dilation, num_tokens).transpose(1, 2)  # (B, H, N, W + 1)
     if num_global:
         global_key = pattern.take_global(key.flatten(2)).unflatten(2, key.shape[2:])  # (B, G, H, D)
         global_scores = torch.einsum("bnhd,bghd->bhng", query * head_size**-0.5, global_key)
         scores = torch.cat([global_scores, scores], dim=-1)  # (B, H, N, G + W + 1)
 
-    allowed = pattern.shared(("eager", window), lambda: _allowed(pattern, window))  # (B, 1, N, G + W + 1)
+    allowed = pattern.shared(("eager", window, dilation), lambda: _allowed(pattern, window, dilation))
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
     attends = allowed.any(-1, keepdim=True)
@@ -52,8 +59,9 @@ def eager_local_rows(
     probabilities = (scores.softmax(-1) * attends).to(query.dtype)
     probabilities = F.dropout(probabilities, dropout)
 
-    band = pad_to_blocks(probabilities[..., num_global:].transpose(1, 2), _BLOCK).transpose(2, 3)  # (B, n, H, b, W + 1)
-    context = _to_rows(unskew(band) @ value_windows, num_tokens).transpose(1, 2)  # (B, N, H, D)
+    band = interleave(probabilities[..., num_global:].transpose(1, 2), dilation)  # (B * d, N / d, H, W + 1)
+    band = unskew(pad_to_blocks(band, _BLOCK).transpose(2, 3))  # (B * d, n, H, b, b + W)
+    context = _to_rows(band @ value_windows, dilation, num_tokens)  # (B, N, H, D)
     if num_global:
         global_value = pattern.take_global(value.flatten(2)).unflatten(2, value.shape[2:])
         context = context + torch.einsum("bhng,bghd->bnhd", probabilities[..., :num_global], global_value)
@@ -68,16 +76,25 @@ def _key_windows(x: Tensor, window: int) -> Tensor:
     return windows.permute(2, 0, 3, 1, 4)
 
 
-def _to_rows(blocks: Tensor, num_tokens: int) -> Tensor:
-    """(B, n, H, b, X) -> (B, H, N, X)."""
-    return blocks.transpose(1, 2).flatten(2, 3)[:, :, :num_tokens]
+def _to_rows(blocks: Tensor, dilation: int, num_tokens: int) -> Tensor:
+    """(B * d, n, H, b, X) -> (B, N, H, X)."""
+    rows = blocks.transpose(2, 3).flatten(1, 2)
+    return deinterleave(rows[:, : -(-num_tokens // dilation)], dilation, num_tokens)[:, :num_tokens]
 
 
-def _allowed(pattern: AttentionPattern, window: int) -> Tensor:
+def _allowed(pattern: AttentionPattern, window: int, dilation: int) -> Tensor:
     """(B, 1, N, G + W + 1) bool, whether a token attends to each global token and each offset of its window."""
     wanted = pattern.query_segments()[:, :, None]
-    keys = F.pad(pattern.local_key_segments(), (window // 2, window // 2), value=MASKED)
-    allowed = keys.unfold(1, window + 1, 1) == wanted  # (B, N, W + 1)
-    if pattern.global_segments is not None:
-        allowed = torch.cat([pattern.global_segments[:, None, :] == wanted, allowed], dim=-1)
-    return allowed[:, None]
+    num_tokens = wanted.shape[1]
+    keys = interleave(pattern.local_key_segments() - MASKED, dilation) + MASKED  # (B * d, N / d)
+    keys = F.pad(keys, (window // 2, window // 2), value=MASKED).unfold(1, window + 1, 1)
+    allowed = deinterleave(keys, dilation, num_tokens) == wanted  # (B, N, W + 1)
+    if pattern.is_causal:
+        allowed = allowed & (torch.arange(window + 1, device=wanted.device) <= window // 2)
+    if pattern.global_segments is None or pattern.global_index is None:
+        return allowed[:, None]
+    to_global = pattern.global_segments[:, None, :] == wanted  # (B, N, G)
+    if pattern.is_causal:
+        places = torch.arange(num_tokens, device=wanted.device)[:, None]
+        to_global = to_global & (pattern.global_index[:, None, :] <= places)
+    return torch.cat([to_global, allowed], dim=-1)[:, None]

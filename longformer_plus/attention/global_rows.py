@@ -112,7 +112,8 @@ def _parts(pattern: AttentionPattern, dtype: torch.dtype) -> list[_Part]:
         last = first + len(document.global_index)
         if last > first:
             tokens = slice(document.start, document.stop)
-            seen = None if document.is_whole else additive(pattern.valid[:, None, None, tokens], dtype)
+            is_plain = document.is_whole and not pattern.is_causal
+            seen = None if is_plain else additive(pattern.global_row_mask()[:, None, first:last, tokens], dtype)
             parts.append(_Part(slice(first, last), tokens, seen))
         first = last
     # A filler's row is not used: any token will do.

@@ -46,6 +46,7 @@ class AttentionPattern:
         global_segments: (B, G) int64, the segment of each of them; MASKED for the fillers. None with `is_global`.
         is_uniform: whether each row is known to be one segment without padding.
         is_packed: whether a row may hold several segments. There is but one row then.
+        is_causal: whether tokens attend only to themselves and to earlier ones.
     """
 
     segments: Tensor
@@ -54,6 +55,7 @@ class AttentionPattern:
     global_segments: Tensor | None
     is_uniform: bool
     is_packed: bool
+    is_causal: bool
     _shared: dict[object, Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -64,6 +66,7 @@ class AttentionPattern:
         batch: Tensor,
         keep_empty: bool,
         segments: Tensor | None = None,
+        is_causal: bool = False,
     ) -> AttentionPattern:
         """The pattern of a batch.
 
@@ -75,6 +78,7 @@ class AttentionPattern:
                 stay in the graph and receive a gradient of zero. DistributedDataParallel and tracing need that.
             segments: (B, N) int64, the segment of each token where rows hold several: equal numbers lie side by side,
                 padding apart, and in one row. None where each row is one document.
+            is_causal: whether tokens attend only to themselves and to earlier ones.
         """
         num_rows, num_tokens = batch.shape[:2]
         is_packed = segments is not None
@@ -85,18 +89,18 @@ class AttentionPattern:
             segments = torch.where(valid, segments, MASKED)
         if is_global is None:
             if not keep_empty:
-                return cls(segments, None, None, None, is_uniform, is_packed)
+                return cls(segments, None, None, None, is_uniform, is_packed, is_causal)
             is_global = torch.zeros((num_rows, num_tokens), dtype=torch.bool, device=batch.device)
         elif valid is not None:
             is_global = is_global & valid
         most = _columns(is_global, keep_empty)
         if not torch.compiler.is_compiling() and most == 0:
-            return cls(segments, None, None, None, is_uniform, is_packed)
+            return cls(segments, None, None, None, is_uniform, is_packed, is_causal)
         # Global tokens first, in order of position; then fillers, each another token of the row.
         rank = is_global * torch.arange(num_tokens, 0, -1, device=batch.device)
         global_index = rank.topk(most, dim=1).indices
         global_segments = torch.where(is_global.gather(1, global_index), segments.gather(1, global_index), MASKED)
-        return cls(segments, is_global, global_index, global_segments, is_uniform, is_packed)
+        return cls(segments, is_global, global_index, global_segments, is_uniform, is_packed, is_causal)
 
     @property
     def num_global(self) -> int:
@@ -141,11 +145,16 @@ class AttentionPattern:
         return self.segments if self.is_global is None else self.segments.masked_fill(self.is_global, MASKED)
 
     def global_row_mask(self) -> Tensor:
-        """(B, G, N) bool, whether a global token attends to a token: all valid ones of its segment."""
-        if self.global_segments is None:
+        """(B, G, N) bool, whether a global token attends to a token: all valid ones of its segment; earlier ones and
+        itself, if causal."""
+        if self.global_segments is None or self.global_index is None:
             raise ValueError("A pattern without global tokens has no global rows.")
         wanted = torch.where(self.global_segments == MASKED, MASKED - 1, self.global_segments)
-        return wanted[:, :, None] == self.segments[:, None, :]
+        mask = wanted[:, :, None] == self.segments[:, None, :]
+        if self.is_causal:
+            places = torch.arange(self.segments.shape[1], device=mask.device)
+            mask = mask & (places <= self.global_index[:, :, None])
+        return mask
 
     def take_global(self, rows: Tensor) -> Tensor:
         """(B, N, E) -> (B, G, E), the rows of the global tokens (and fillers)."""

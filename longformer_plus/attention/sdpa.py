@@ -6,8 +6,8 @@ front of each window.
 
 On a CPU one block at a time is faster: there `blockwise` does the work.
 
-Shapes: B batch, N tokens, H heads, D head size, C global columns of a block, W window, b block, n blocks of a row, K
-keys of a window.
+Shapes: B batch, N tokens, H heads, D head size, C global columns of a block, W window, d dilation, b block, n
+blocks of a row, K keys of a window.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .blocks import additive, pad_to_blocks, sliding_windows
+from .blocks import additive, deinterleave, interleave, pad_to_blocks, sliding_windows
 from .blockwise import blockwise_local_rows
 from .pattern import MASKED, AttentionPattern
 
@@ -27,45 +27,63 @@ _BLOCK = 128
 
 
 def sdpa_local_rows(
-    query: Tensor, key: Tensor, value: Tensor, pattern: AttentionPattern, window: int, dropout: float = 0.0
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    pattern: AttentionPattern,
+    window: int,
+    dilation: int = 1,
+    dropout: float = 0.0,
 ) -> tuple[Tensor, None]:
     """Each token attends to the window around it and to the global tokens.
 
     Args:
         query, key, value: (B, N, H, D).
         pattern: who may attend to whom.
-        window: W, the total width.
+        window: W, the total width, in steps of the dilation.
+        dilation: d, the step between the keys of the window.
         dropout: probability of dropping an attention weight.
 
     Returns:
         The context (B, N, H, D), whose rows of masked and of global tokens are not defined, and no probabilities.
     """
     if torch.compiler.is_exporting():
-        return windowed_local_rows(query, key, value, pattern, window, dropout), None
+        return windowed_local_rows(query, key, value, pattern, window, dilation, dropout), None
     if query.device.type == "cpu" and not torch.compiler.is_compiling():
-        return blockwise_local_rows(query, key, value, pattern, window, dropout), None
+        return blockwise_local_rows(query, key, value, pattern, window, dilation, dropout), None
     if query.shape[1] <= window:
-        return _dense(query, key, value, pattern, window, dropout), None
-    return windowed_local_rows(query, key, value, pattern, window, dropout), None
+        return dense_local_rows(query, key, value, pattern, window, dilation, dropout), None
+    return windowed_local_rows(query, key, value, pattern, window, dilation, dropout), None
 
 
 def windowed_local_rows(
-    query: Tensor, key: Tensor, value: Tensor, pattern: AttentionPattern, window: int, dropout: float = 0.0
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    pattern: AttentionPattern,
+    window: int,
+    dilation: int = 1,
+    dropout: float = 0.0,
 ) -> Tensor:
     """The context of `sdpa_local_rows`, whatever the device and the length."""
-    num_rows, num_tokens = query.shape[:2]
-    index = pattern.shared("index of columns", lambda: _columns(pattern)[0]) if pattern.num_global else None
+    num_tokens = query.shape[1]
+    index = None
+    if pattern.num_global:
+        index = pattern.shared(("index of columns", dilation), lambda: _columns(pattern, dilation)[0])
     mask = pattern.shared(
-        ("windows", window, query.dtype), lambda: additive(_allowed(pattern, window)[:, None], query.dtype)
+        ("windows", window, dilation, query.dtype),
+        lambda: additive(_allowed(pattern, window, dilation)[:, None], query.dtype),
     )
+    blocks = pad_to_blocks(interleave(query, dilation), _BLOCK)  # (B * d, n, b, H, D)
     context = F.scaled_dot_product_attention(
-        pad_to_blocks(query, _BLOCK).flatten(0, 1).transpose(1, 2),  # (B * n, H, b, D)
-        _key_windows(key, window, index).transpose(1, 2),  # (B * n, H, C + K, D)
-        _key_windows(value, window, index).transpose(1, 2),
-        attn_mask=mask,  # (B * n, 1, b, C + K)
+        blocks.flatten(0, 1).transpose(1, 2),  # (B * d * n, H, b, D)
+        _key_windows(key, window, dilation, index).transpose(1, 2),  # (B * d * n, H, C + K, D)
+        _key_windows(value, window, dilation, index).transpose(1, 2),
+        attn_mask=mask,  # (B * d * n, 1, b, C + K)
         dropout_p=dropout,
     )
-    return context.transpose(1, 2).unflatten(0, (num_rows, -1)).flatten(1, 2)[:, :num_tokens]
+    rows = context.transpose(1, 2).unflatten(0, blocks.shape[:2]).flatten(1, 2)
+    return deinterleave(rows[:, : -(-num_tokens // dilation)], dilation, num_tokens)
 
 
 def _reach(window: int) -> int:
@@ -79,35 +97,37 @@ def _windows(rows: Tensor, window: int) -> Tensor:
     return sliding_windows(rows, before=reach, size=_BLOCK + 2 * reach, step=_BLOCK)
 
 
-def _key_windows(x: Tensor, window: int, index: Tensor | None) -> Tensor:
-    """(B, N, H, D) -> (B * n, C + K, H, D), the keys or values that each block of queries can reach."""
-    windows = _windows(pad_to_blocks(x, _BLOCK).flatten(0, 2), window)
+def _key_windows(x: Tensor, window: int, dilation: int, index: Tensor | None) -> Tensor:
+    """(B, N, H, D) -> (B * d * n, C + K, H, D), the keys or values that each block of queries can reach."""
+    windows = _windows(pad_to_blocks(interleave(x, dilation), _BLOCK).flatten(0, 2), window)
     return windows if index is None else torch.cat([x.flatten(0, 1)[index], windows], dim=1)
 
 
-def _columns(pattern: AttentionPattern) -> tuple[Tensor, Tensor]:
-    """The global columns of each block: their places among the tokens of all rows, and their segments; both (B * n, C).
+def _columns(pattern: AttentionPattern, dilation: int) -> tuple[Tensor, Tensor]:
+    """The global columns of each block: their places among the tokens of all rows, and their segments; both
+    (B * d * n, C).
 
     C is the most that any block needs. A block is given those of the documents that it holds a part of.
     """
     num_rows, num_tokens = pattern.segments.shape
-    num_blocks = pad_to_blocks(pattern.segments, _BLOCK).shape[1]
+    num_blocks = pad_to_blocks(interleave(pattern.segments, dilation), _BLOCK).shape[1]
     if not pattern.is_packed:
         first = torch.arange(num_rows, device=pattern.segments.device)[:, None] * num_tokens
         columns = (pattern.global_index + first, pattern.global_segments)  # type: ignore[operator]
         # Not repeat_interleave: converted to ONNX it repeats wrongly where the number of times is not known.
-        index, segments = (rows[:, None].expand(-1, num_blocks, -1).flatten(0, 1) for rows in columns)  # type: ignore[index]
+        index, segments = (
+            rows[:, None].expand(-1, dilation * num_blocks, -1).flatten(0, 1)  # type: ignore[index]
+            for rows in columns
+        )
         return index, segments
 
     starts = [document.start for document in pattern.documents]
     before = [0, *accumulate(len(document.global_index) for document in pattern.documents)]
     ranges = []
-    for block in range(num_rows * num_blocks):
-        row, place = divmod(block, num_blocks)
-        start = row * num_tokens + place * _BLOCK
-        stop = min(start + _BLOCK, (row + 1) * num_tokens)
+    for start in range(0, num_blocks * _BLOCK * dilation, _BLOCK * dilation):
+        stop = min(start + _BLOCK * dilation, num_tokens)
         ranges.append((before[max(bisect_right(starts, start) - 1, 0)], before[bisect_left(starts, stop)]))
-    bounds = torch.tensor(ranges, device=pattern.segments.device)
+    bounds = torch.tensor(ranges * dilation, device=pattern.segments.device)
     # One more than the globals there are, for blocks without any.
     tokens = torch.cat([document.global_index for document in pattern.documents] + [bounds.new_zeros(1)])
     column = bounds[:, :1] + torch.arange(int((bounds[:, 1] - bounds[:, 0]).max().clamp(min=1)), device=bounds.device)
@@ -115,31 +135,54 @@ def _columns(pattern: AttentionPattern) -> tuple[Tensor, Tensor]:
     return index, torch.where(column < bounds[:, 1:], pattern.segments.flatten()[index], MASKED)
 
 
-def _allowed(pattern: AttentionPattern, window: int) -> Tensor:
-    """(B * n, b, C + K) bool, whether each query of a block attends to each key of its window."""
-    wanted = _blocks_of(pattern.query_segments()).flatten(0, 1)[:, :, None]  # (B * n, b, 1)
+def _allowed(pattern: AttentionPattern, window: int, dilation: int) -> Tensor:
+    """(B * d * n, b, C + K) bool, whether each query of a block attends to each key of its window."""
+    device = pattern.segments.device
+    # The d sequences of a row are neighbours in the windows, and must not see one another either.
+    places = torch.arange(pattern.segments.shape[1], device=device)
+
+    def apart(segments: Tensor) -> Tensor:
+        return torch.where(segments < 0, segments, segments * dilation + places % dilation)
+
+    local = _blocks_of(apart(pattern.query_segments()), dilation).flatten(0, 1)[:, :, None]  # (B * d * n, b, 1)
     # Padding of the windows is zeros: count segments from 1 there, so that 0 is no segment.
-    keys = _windows(_blocks_of(pattern.local_key_segments()).flatten() - MASKED, window) + MASKED  # (B * n, K)
-    device = keys.device
+    keys = _windows(_blocks_of(apart(pattern.local_key_segments()), dilation).flatten() - MASKED, window) + MASKED
     key_places = torch.arange(keys.shape[1], device=device) - _reach(window)
     distance = key_places[None, :] - torch.arange(_BLOCK, device=device)[:, None]
-    allowed = (distance.abs() <= window // 2) & (keys[:, None, :] == wanted)
+    in_band = distance.abs() <= window // 2
+    if pattern.is_causal:
+        in_band = in_band & (distance <= 0)
+    allowed = in_band & (keys[:, None, :] == local)
     if not pattern.num_global:
         return allowed
-    return torch.cat([_columns(pattern)[1][:, None, :] == wanted, allowed], dim=-1)
+    index, segments = _columns(pattern, dilation)
+    to_global = segments[:, None, :] == _blocks_of(pattern.query_segments(), dilation).flatten(0, 1)[:, :, None]
+    if pattern.is_causal:
+        all_places = torch.arange(pattern.segments.numel(), device=device).view_as(pattern.segments)
+        to_global = to_global & (index[:, None, :] <= _blocks_of(all_places, dilation).flatten(0, 1)[:, :, None])
+    return torch.cat([to_global, allowed], dim=-1)
 
 
-def _blocks_of(segments: Tensor) -> Tensor:
-    """(B, N) -> (B, n, b), filled up with MASKED."""
-    return pad_to_blocks(segments - MASKED, _BLOCK) + MASKED
+def _blocks_of(segments: Tensor, dilation: int) -> Tensor:
+    """(B, N) -> (B * d, n, b), filled up with MASKED."""
+    return pad_to_blocks(interleave(segments - MASKED, dilation), _BLOCK) + MASKED
 
 
-def _dense(query: Tensor, key: Tensor, value: Tensor, pattern: AttentionPattern, window: int, dropout: float) -> Tensor:
-    """The same rows for a document no longer than the window, in one call over all of its keys."""
+def dense_local_rows(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    pattern: AttentionPattern,
+    window: int,
+    dilation: int = 1,
+    dropout: float = 0.0,
+) -> Tensor:
+    """The context of `sdpa_local_rows` in one call over all keys: for documents no longer than the window."""
     mask = None
-    if not pattern.is_uniform or query.shape[1] > window // 2 + 1:
+    if not pattern.is_uniform or pattern.is_causal or dilation > 1 or query.shape[1] > window // 2 + 1:
         mask = pattern.shared(
-            ("dense", window, query.dtype), lambda: additive(_dense_allowed(pattern, window), query.dtype)
+            ("dense", window, dilation, query.dtype),
+            lambda: additive(_dense_allowed(pattern, window, dilation), query.dtype),
         )
     context = F.scaled_dot_product_attention(
         query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask, dropout_p=dropout
@@ -147,11 +190,14 @@ def _dense(query: Tensor, key: Tensor, value: Tensor, pattern: AttentionPattern,
     return context.transpose(1, 2)
 
 
-def _dense_allowed(pattern: AttentionPattern, window: int) -> Tensor:
+def _dense_allowed(pattern: AttentionPattern, window: int, dilation: int) -> Tensor:
     """(B, 1, N, N) bool."""
     segments = pattern.segments
     position = torch.arange(segments.shape[1], device=segments.device)
-    near = ((position[None, :] - position[:, None]).abs() <= window // 2)[None]  # (1, N, N)
+    distance = position[None, :] - position[:, None]
+    near = ((distance.abs() <= window // 2 * dilation) & (distance % dilation == 0))[None]  # (1, N, N)
     if pattern.is_global is not None:
         near = near | pattern.is_global[:, None, :]
+    if pattern.is_causal:
+        near = near & (distance <= 0)
     return (near & (pattern.query_segments()[:, :, None] == segments[:, None, :]))[:, None]
