@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import statistics
 import time
@@ -127,7 +126,8 @@ def memory(
 
 
 def _memory_of(workload: Workload, name: str) -> int:
-    Path("/proc/self/oom_score_adj").write_text("1000")  # if one must be killed, this process and not its parent
+    if workload.device == "cpu":
+        Path("/proc/self/oom_score_adj").write_text("1000")  # if one must be killed, this process and not its parent
     with _quiet():
         return _peak_of(workload, workload.model(name))
 
@@ -238,12 +238,11 @@ def _quiet() -> Iterator[None]:
 
 
 def environment(device: str = "cpu") -> dict[str, str | int]:
-    """What a measured number depends on: processor, threads, memory, versions, date."""
+    """What a measured number depends on: processor, threads, versions, date."""
     return {
         "processor": _processor(),
         **({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {}),
         "threads": torch.get_num_threads(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "longformer_plus": __version__,
@@ -261,8 +260,7 @@ def describe(environment: Mapping[str, str | int]) -> str:
     """One line of an `environment`."""
     parts = [str(environment[name]) for name in ("gpu", "processor") if name in environment]
     versions = [f"{name} {environment[name]}" for name in ("torch", "transformers", "longformer_plus", "python")]
-    threads, gib = environment["threads"], environment["memory_gib"]
-    return ", ".join([*parts, f"{threads} threads, {gib} GiB", *versions, str(environment["date"])])
+    return ", ".join([*parts, f"{environment['threads']} threads", *versions, str(environment["date"])])
 
 
 def _processor() -> str:

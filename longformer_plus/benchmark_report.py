@@ -74,12 +74,15 @@ def record(plan: Plan, command: str = "", path: Path | None = None) -> Recording
         path: the JSON file, if any.
 
     Raises:
+        OSError: the file cannot be written.
         ValueError: there is such a file already.
     """
     if path is not None and path.exists():
         raise ValueError(f"{path} exists already. Name another file, or remove it.")
     device = plan.workloads[0].device
     recording = Recording({**environment(device), "command": command}, list(plan.models), plan.repeats)
+    if path is not None:
+        recording.save(path)  # what cannot be written fails before hours of measuring
     print(_aligned(headings(recording)), flush=True)
     costs = [plan.cost(workload) for workload in plan.workloads]
     bar = "{percentage:3.0f}% |{bar:20}| {elapsed} so far, about {remaining} to go; now {desc}"
@@ -89,22 +92,24 @@ def record(plan: Plan, command: str = "", path: Path | None = None) -> Recording
             recording.points.append(plan.measure(workload))
             if path is not None:
                 recording.save(path)
-            progress.write(_aligned(cells(recording.points[-1], recording.models)))
+            with progress.external_write_mode():
+                print(_aligned(cells(recording.points[-1], recording.models)), flush=True)
             progress.update(cost)
     print(notes(recording), flush=True)
     return recording
 
 
 def headings(recording: Recording) -> list[str]:
-    """The columns of the table."""
-    return ["work", "tokens", "window", "backend", *recording.models, "faster", "memory", "of floor", "tokens/s"]
+    """The columns of the table; see `cells`."""
+    models = [title for name in recording.models for title in (name, "tokens/s")]
+    return ["work", "tokens", "window", "backend", *models, "faster", "memory", "of floor"]
 
 
 def cells(point: Point, models: Sequence[str]) -> list[str]:
-    """A row of the table; see `headings`.
+    """A row of the table.
 
-    "faster" is transformers' median time over that of longformer_plus, "memory" the share of memory the other way
-    round, "of floor" the time of longformer_plus over that of its linear layers alone, "tokens/s" its valid tokens.
+    "tokens/s" are valid tokens, "faster" is transformers' median time over that of longformer_plus, "memory" the share
+    of memory the other way round, "of floor" the time of longformer_plus over that of its linear layers alone.
     """
     theirs, ours, floor = (point.median(name) for name in ("transformers", "longformer_plus", FLOOR))
     peaks = [point.memory.get(name) for name in ("transformers", "longformer_plus")]
@@ -114,27 +119,28 @@ def cells(point: Point, models: Sequence[str]) -> list[str]:
         str(work.num_tokens),
         str(work.window),
         work.backend,
-        *(_model_cell(point, name) for name in models),
+        *(cell for name in models for cell in _model_cells(point, name)),
         f"{theirs / ours:.2f}x" if theirs and ours else "-",
         f"{peaks[1] / peaks[0]:.2f}" if peaks[0] and peaks[1] is not None else "-",
         f"{ours / floor:.2f}x" if ours and floor else "-",
-        f"{point.num_valid / ours:.0f}" if ours else "-",
     ]
 
 
-def _model_cell(point: Point, name: str) -> str:
+def _model_cells(point: Point, name: str) -> tuple[str, str]:
     if name in point.failures:
-        return point.failures[name].partition(":")[0]
+        return point.failures[name].partition(":")[0], "-"
     seconds = point.median(name)
     if seconds is None:
-        return "-"
+        return "-", "-"
     time = f"{seconds:.2f} s" if seconds >= 0.1 else f"{seconds * 1e3:.1f} ms"
-    return f"{time}, {point.memory[name] / 2**30:.2f} GiB" if name in point.memory else time
+    memory = f", {point.memory[name] / 2**30:.2f} GiB" if name in point.memory else ""
+    return time + memory, f"{point.num_valid / seconds:.0f}"
 
 
 def _aligned(row: Sequence[str]) -> str:
     """Widths are fixed: rows are printed as they are measured."""
-    widths = [8, 7, 6, 7, *[19] * (len(row) - 8), 8, 7, 9, 9]
+    num_models = (len(row) - 7) // 2
+    widths = [8, 7, 6, 7, *[19, 8] * num_models, 8, 7, 9]
     first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
     return " ".join([first.strip().ljust(widths[0]), *others])
 
@@ -162,12 +168,13 @@ def notes(recording: Recording) -> str:
     ]
     if recording.points:
         work = recording.points[0].workload
-        layers = f"{work.num_layers} layers" if work.num_layers else "all layers"
+        layers = f"{work.num_layers} layers" if work.num_layers else "12 layers (ModernBERT 22)"
         lengths = " of mixed lengths" if work.mixed else ""
+        memory = "; memory is the peak beyond what was held before, in a process for each"
         lines.append(
             f"base size, {layers}, batch {work.batch_size}{lengths}, {work.dtype}, dropout {work.dropout}, "
-            f"{work.num_global} global tokens; medians of {recording.repeats} in turns; memory is the peak beyond "
-            f"what was held before, in a process for each; {describe(recording.circumstances)}"
+            f"global tokens {work.num_global}; medians of {recording.repeats} in turns"
+            f"{memory if any(point.memory for point in recording.points) else ''}; {describe(recording.circumstances)}"
         )
     return "\n".join(lines)
 
@@ -177,10 +184,12 @@ def check_plot(path: Path) -> None:
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
-        ValueError: the file's name ends in none of `PLOT_FORMATS`.
+        ValueError: the file's name ends in none of `PLOT_FORMATS`, or its folder does not exist.
     """
     if path.suffix not in PLOT_FORMATS:
         raise ValueError(f"{path} is no plot's name: it must end in {' or '.join(PLOT_FORMATS)}.")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path.parent} is not a folder. Name a file in one that exists.")
     if find_spec("matplotlib") is None:
         raise ModuleNotFoundError("Plots need matplotlib: pip install 'longformer-plus[bench]'.")
 
@@ -202,39 +211,45 @@ def plot(recordings: Sequence[Recording], path: Path) -> None:
     if not points:
         raise ValueError("Nothing to draw: no time was measured.")
     works = list(dict.fromkeys(point.workload.work for point in points))
-    figure = Figure(figsize=(6 * len(works), 4.5), layout="constrained")
+    varied = _varied(points)
+    curves = {work: _curves([point for point in points if point.workload.work == work], varied) for work in works}
+    labels = list(dict.fromkeys(label for each in curves.values() for label in each))
+    figure = Figure(figsize=(5 * len(works) + 3, 4.5), layout="constrained")
+    drawn = {}
     for axes, work in zip(figure.subplots(1, len(works), squeeze=False)[0], works, strict=True):
-        for label, curve in _curves([point for point in points if point.workload.work == work]).items():
-            lengths, times = zip(*sorted(curve.items()), strict=True)
-            style = {"linestyle": "--", "color": "grey"} if label.startswith(FLOOR) else {"marker": "o"}
-            axes.plot(lengths, times, label=label, **style)
-        ticks = sorted({point.workload.num_tokens for point in points})
+        for label, curve in curves[work].items():
+            color = "grey" if label.startswith(FLOOR) else f"C{labels.index(label)}"
+            style = "--" if label.startswith(FLOOR) else "o-"
+            (drawn[label],) = axes.plot(*zip(*sorted(curve.items()), strict=True), style, color=color)
+        ticks = sorted({num_tokens for curve in curves[work].values() for num_tokens in curve})
         axes.set(title=work, xlabel="tokens of a document", ylabel="microseconds per token", xscale="log", yscale="log")
         axes.set_xticks(ticks, map(str, ticks), rotation=45)
-        axes.minorticks_off()
+        axes.set_xticks([], minor=True)
         axes.grid(alpha=0.3)
-        axes.legend()
+    figure.legend([drawn[label] for label in labels], labels, loc="outside right upper", fontsize="small")
     figure.savefig(path)
 
 
-def _curves(points: Iterable[Point]) -> dict[str, dict[int, float]]:
+def _curves(points: Iterable[Point], varied: Iterable[str]) -> dict[str, dict[int, float]]:
     """Microseconds per valid token by number of tokens, for each label; what a label does not tell apart is pooled."""
-    points = list(points)
-    names = _varied([point.workload for point in points])
     measured: dict[tuple[str, int], list[float]] = defaultdict(list)
     for point in points:
-        work = point.workload
         for model, seconds in point.seconds.items():
-            matter = [name for name in names if model in _ONLY_FOR.get(name, (model,))]
-            label = ", ".join([model, *(f"{name.replace('_', ' ')} {getattr(work, name)}" for name in matter)])
-            measured[label, work.num_tokens] += [1e6 * second / point.num_valid for second in seconds]
+            settings = [_setting(point.workload, name) for name in varied if model in _ONLY_FOR.get(name, (model,))]
+            label = ", ".join([model, *settings])
+            measured[label, point.workload.num_tokens] += [1e6 * second / point.num_valid for second in seconds]
     curves: dict[str, dict[int, float]] = defaultdict(dict)
     for (label, num_tokens), times in measured.items():
         curves[label][num_tokens] = median(times)
     return curves
 
 
-def _varied(workloads: Sequence[Workload]) -> list[str]:
-    """The fields in which the workloads differ, besides length and work."""
+def _varied(points: Sequence[Point]) -> list[str]:
+    """The fields in which the points' workloads differ, besides length and work."""
     names = [each.name for each in fields(Workload) if each.name not in ("num_tokens", "work")]
-    return [name for name in names if len({getattr(workload, name) for workload in workloads}) > 1]
+    return [name for name in names if len({getattr(point.workload, name) for point in points}) > 1]
+
+
+def _setting(workload: Workload, name: str) -> str:
+    value = getattr(workload, name)
+    return value if isinstance(value, str) else f"{name.replace('_', ' ')} {value}"

@@ -37,8 +37,9 @@ _CHUNK_TOKENS = 1024
 
 def check_names(names: Iterable[str], allowed: Iterable[str], what: str) -> None:
     """Raise a ValueError that lists what is allowed if one of `names` is not."""
+    allowed = tuple(allowed)
     for name in names:
-        if name not in (allowed := tuple(allowed)):
+        if name not in allowed:
             raise ValueError(f"{what}={name!r} is not allowed: it must be one of {', '.join(map(repr, allowed))}.")
 
 

@@ -18,6 +18,12 @@ Time base-size models with random weights side by side: in one process, in turns
 same weights. Before that the peak memory of each is measured in a process of its own; what fails there, or is killed
 for want of memory, is reported in its row and not timed. Each row also times the floor: the linear layers alone, on
 the valid tokens.
+
+columns:
+  tokens/s   of the model on the left, padding not counted
+  faster     time of transformers / time of longformer_plus
+  memory     memory of longformer_plus / memory of transformers
+  of floor   time of longformer_plus / time of its linear layers alone
 """
 
 _BENCH_EXAMPLES = """\
@@ -165,8 +171,8 @@ def _bench(options: argparse.Namespace) -> None:
         if options.json:
             raise ValueError("--json records what is measured, but --from measures nothing. Leave one of them out.")
         recordings = [report.Recording.load(path) for path in options.recorded]
-        for recording in recordings:
-            print(report.markdown(recording) if options.markdown else report.table(recording))
+        tables = [report.markdown(each) if options.markdown else report.table(each) for each in recordings]
+        print("\n\n".join(tables))
     else:
         recordings = [report.record(_plan(options), options.command_line, options.json)]
         if options.markdown:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -107,30 +108,38 @@ def test_a_killed_process_is_a_failure_and_is_not_timed(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("error", "cell"),
+    ("error", "reason"),
     [
-        (MemoryError("no room"), "out of memory"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory"),
-        (IndexError("beyond the table"), "IndexError"),
+        (MemoryError("no room"), "out of memory: no room"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you"),
+            "out of memory: DefaultCPUAllocator",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory."), "out of memory: CUDA"),
+        (IndexError("beyond the table\nand more"), "IndexError: beyond the table$"),
     ],
 )
+def test_reasons_of_failures(error: Exception, reason: str) -> None:
+    assert re.match(reason, benchmark._reason(error))
+
+
 def test_a_failing_model_is_reported_and_the_run_goes_on(
-    error: Exception, cell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     make = MODELS["transformers"]
 
     def fail_at_16(workload: Workload) -> PreTrainedModel:
         if workload.num_tokens == 16:
-            raise error
+            raise MemoryError("no room")
         return make(workload)
 
     monkeypatch.setitem(MODELS, "transformers", fail_at_16)
     path = tmp_path / "run.json"
     assert cli.main([*BENCH, "--lengths", "16", "32", "--work", "forward", "--json", str(path)]) == 0
     printed = capsys.readouterr().out
-    assert f"transformers, forward, 16 tokens: {cell}: {error}" in printed
+    assert "transformers, forward, 16 tokens: out of memory: no room" in printed
     failed, other = report.Recording.load(path).points
-    assert report.cells(failed, ["transformers"])[4] == cell
+    assert report.cells(failed, ["transformers"])[4] == "out of memory"
     assert failed.seconds.keys() == {"longformer_plus", "floor"}
     assert other.seconds.keys() == {"transformers", "longformer_plus", "floor"}
     assert not other.failures
@@ -188,10 +197,10 @@ def test_recorded_results_are_printed_again(tmp_path: Path, capsys: pytest.Captu
     assert capsys.readouterr().out == printed
     assert cli.main(["bench", "--from", str(path), "--markdown"]) == 0
     title, rule, short, long, *_ = capsys.readouterr().out.splitlines()
-    assert title.split(" | ")[4:7] == ["transformers", "longformer_plus", "roberta"]
+    assert title.split(" | ")[4:10:2] == ["transformers", "longformer_plus", "roberta"]
     assert rule.count("---") == title.count("|") - 1
-    assert short.split(" | ")[6] != "-"
-    assert long.split(" | ")[6] == "-"
+    assert "-" not in short.split(" | ")[8:10]
+    assert long.split(" | ")[8:10] == ["-", "-"]
 
 
 def test_ratios_are_of_medians_and_rates_of_valid_tokens() -> None:
@@ -199,8 +208,8 @@ def test_ratios_are_of_medians_and_rates_of_valid_tokens() -> None:
     point = Point(Workload(128, "forward", mixed=True), 64, seconds, {"transformers": 2**31, "longformer_plus": 2**30})
     assert report.cells(point, ["transformers", "longformer_plus"]) == [
         *("forward", "128", "512", "sdpa"),
-        *("3.00 s, 2.00 GiB", "2.00 s, 1.00 GiB"),
-        *("1.50x", "0.50", "1.25x", "32"),
+        *("3.00 s, 2.00 GiB", "21", "2.00 s, 1.00 GiB", "32"),
+        *("1.50x", "0.50", "1.25x"),
     ]
 
 
@@ -224,7 +233,20 @@ def test_a_plot_is_drawn(name: str, tmp_path: Path) -> None:
     assert cli.main(["bench", "--from", str(tmp_path / "run.json"), "--plot", str(tmp_path / name)]) == 0
     drawn = (tmp_path / name).read_bytes()
     assert drawn.startswith(b"\x89PNG" if name.endswith("png") else b"<?xml")
-    assert set(report._curves(points)) == {"transformers, window 128", "transformers, window 512", "roberta", "floor"}
+
+
+def test_curves_are_named_by_what_was_varied_and_matters() -> None:
+    measured = {"transformers": [0.2], "longformer_plus": [0.1], "roberta": [0.1, 0.3, 0.5], "floor": [0.1]}
+    works = [
+        Workload(128, "forward", window=window, backend=name) for window in (128, 512) for name in ("sdpa", "eager")
+    ]
+    points = [Point(work, 100, measured) for work in works]
+    curves = report._curves(points, report._varied(points))
+    assert curves.keys() == {
+        *("transformers, window 128", "transformers, window 512", "roberta", "floor"),
+        *(f"longformer_plus, window {window}, {name}" for window in (128, 512) for name in ("sdpa", "eager")),
+    }
+    assert curves["roberta"] == {128: pytest.approx(3000)}
 
 
 def test_a_plot_without_matplotlib_names_the_extra(
