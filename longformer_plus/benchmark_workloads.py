@@ -91,8 +91,8 @@ class Workload:
     def lengths(self) -> list[int]:
         """Valid tokens of each of the B documents.
 
-        Mixed ones are drawn as in ModernBERT's paper: a normal distribution with a mean of N / 2 and a deviation of
-        N / 8, clipped to [1, N]. The same workload always gives the same.
+        Mixed ones are drawn from a normal distribution with a mean of N / 2, as in ModernBERT's paper, and a deviation
+        of N / 8, clipped to [1, N]. The same workload always gives the same.
         """
         if not self.mixed:
             return [self.num_tokens] * self.batch_size
