@@ -130,8 +130,8 @@ class _Blockwise(torch.autograd.Function):
         for block in _blocks(pattern, window, dilation, query):
             probabilities = _probabilities(_queries(query, block), key, block)
             if draw is not None:
-                probabilities *= draw(probabilities)
-            context[block.queries] = block.mix(probabilities.to(value.dtype), value) * ctx.dropout.scale
+                probabilities.mul_(draw(probabilities)).mul_(ctx.dropout.scale)
+            context[block.queries] = block.mix(probabilities.to(value.dtype), value)
         return context
 
     @staticmethod
