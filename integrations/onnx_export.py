@@ -84,6 +84,7 @@ def export_onnx(
     task: str | None = None,
     *,
     static: Sequence[int] | None = None,
+    max_global_tokens: int | None = None,
     external_data: bool | None = None,
     overwrite: bool = False,
     tolerance: float = 1e-4,
@@ -99,6 +100,8 @@ def export_onnx(
         output_path: the file to write.
         task: a key of `TASKS`; by default what the checkpoint's `architectures` say. Only for a checkpoint.
         static: the one shape to export for, (B, N) or (B, C, N); by default every shape.
+        max_global_tokens: the most global tokens that a row may have, with `static`: the graph then has no size that
+            depends on its inputs. By default any number.
         external_data: keep the weights in `<output_path>.data`; by default where they are too large for one file.
         overwrite: replace existing files.
         tolerance: the largest difference allowed, relative to the largest value of an output or to 1, if that is more.
@@ -113,15 +116,24 @@ def export_onnx(
     _check_packages()
     output = _check_output(Path(output_path), overwrite)
     model = _model_of(model_or_path, task)
-    batches = [_batch(model, shape, num_global) for shape, num_global in _compared_shapes(model, static)]
-    example = _batch(model, _example_shape(model) if static is None else tuple(static), 1)
+    if max_global_tokens is not None and (static is None or max_global_tokens < 0):
+        raise ValueError(
+            f"max_global_tokens={max_global_tokens} is not allowed: it must be at least 0, and goes with static."
+        )
+    batches = [
+        _batch(model, shape, num_global)
+        for shape, num_global in _compared_shapes(model, static)
+        if max_global_tokens is None or num_global <= max_global_tokens
+    ]
+    num_global = 1 if max_global_tokens is None else min(1, max_global_tokens)
+    example = _batch(model, _example_shape(model) if static is None else tuple(static), num_global)
     # The weights' file is found by its name: the draft has the final one, in a folder of its own.
     with (
         _as_when_exported(model),
         tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.", suffix=".partial") as folder,
     ):
         draft = Path(folder) / output.name
-        _convert(model, example, dynamic=static is None).save(draft, external_data=external_data)
+        _convert(model, example, static is None, max_global_tokens).save(draft, external_data=external_data)
         comparisons = _compare(draft, model, batches, tolerance)
         _publish(draft, output)
     return OnnxExport(output, comparisons)
@@ -285,10 +297,13 @@ def _batch(model: LongformerPlusPreTrainedModel, shape: tuple[int, ...], num_glo
 class _Graph(nn.Module):
     """A model that returns the outputs of some names, and takes the inputs that a graph has."""
 
-    def __init__(self, model: LongformerPlusPreTrainedModel, names: Sequence[str]) -> None:
+    def __init__(
+        self, model: LongformerPlusPreTrainedModel, names: Sequence[str], max_global_tokens: int | None
+    ) -> None:
         super().__init__()
         self.model = model
         self.names = names
+        self.max_global_tokens = max_global_tokens
 
     def forward(
         self,
@@ -304,11 +319,12 @@ class _Graph(nn.Module):
             attention_mask=attention_mask,
             global_attention_mask=global_attention_mask,
             token_type_ids=token_type_ids,
+            max_global_tokens=self.max_global_tokens,
         )
         return tuple(outputs[name] for name in self.names)
 
 
-def _run(model: LongformerPlusPreTrainedModel, **inputs: Tensor | None) -> dict[str, Tensor]:
+def _run(model: LongformerPlusPreTrainedModel, **inputs: Tensor | int | None) -> dict[str, Tensor]:
     return model(**inputs, output_attentions=False, output_hidden_states=False, return_dict=True)
 
 
@@ -326,7 +342,9 @@ def _as_when_exported(model: LongformerPlusPreTrainedModel) -> Iterator[None]:
         model.train(training)
 
 
-def _convert(model: LongformerPlusPreTrainedModel, example: dict[str, Tensor], dynamic: bool) -> torch.onnx.ONNXProgram:
+def _convert(
+    model: LongformerPlusPreTrainedModel, example: dict[str, Tensor], dynamic: bool, max_global_tokens: int | None
+) -> torch.onnx.ONNXProgram:
     device = model.device
     example = {name: tensor.to(device) for name, tensor in example.items()}
     names = list(_run(model, **example))
@@ -335,7 +353,7 @@ def _convert(model: LongformerPlusPreTrainedModel, example: dict[str, Tensor], d
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # torch's, of its own code
         warnings.filterwarnings("ignore", message=".*axis name")  # the inputs share theirs
         program = torch.onnx.export(
-            _Graph(model, names).eval(),
+            _Graph(model, names, max_global_tokens).eval(),
             (),
             kwargs=example,
             output_names=names,

@@ -147,6 +147,12 @@ def _add_export(commands: Any) -> None:
     parser.add_argument(
         "--static", type=int, nargs="+", metavar="SIZE", help="one fixed shape: BATCH LENGTH, or BATCH CHOICES LENGTH"
     )
+    parser.add_argument(
+        "--max-global-tokens",
+        type=int,
+        metavar="G",
+        help="with --static: the most global tokens of an input; no size in the graph then depends on the inputs",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     parser.set_defaults(run=_export)
 
@@ -208,7 +214,12 @@ def _export(options: argparse.Namespace) -> None:
     from .integrations.onnx_export import export_onnx
 
     done = export_onnx(
-        options.checkpoint, options.output, options.task, static=options.static, overwrite=options.overwrite
+        options.checkpoint,
+        options.output,
+        options.task,
+        static=options.static,
+        max_global_tokens=options.max_global_tokens,
+        overwrite=options.overwrite,
     )
     for batch in done.comparisons:
         print(f"inputs {batch.shape}, {batch.num_global} global tokens: differs by {batch.difference:.1e} from torch")

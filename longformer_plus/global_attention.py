@@ -83,6 +83,40 @@ def build_global_attention_mask(
     return torch.where(found, chosen, first_valid).long()
 
 
+def build_by_document(
+    policy: Policy,
+    input_ids: Tensor | None,
+    valid: Tensor,
+    sep_token_id: int | None,
+    segments: Tensor,
+    places: Tensor,
+) -> Tensor | None:
+    """`build_global_attention_mask` for rows that hold several documents, each of which the policy is applied to.
+
+    Args:
+        policy, input_ids, valid, sep_token_id: as there.
+        segments: (B, N) the documents of the batch, numbered from 0.
+        places: (B, N) each token's distance from the first one of its document.
+
+    Raises:
+        ValueError: as there; or in a traced graph, which holds for any number of documents.
+    """
+    if torch.compiler.is_compiling():
+        raise ValueError(
+            f"global_attention={policy!r} for several documents in a row is not traced. Pass global_attention_mask."
+        )
+    shape = int(segments.max()) + 1, int(places.max()) + 1
+    place = segments * shape[1] + places
+
+    def by_document(rows: Tensor) -> Tensor:
+        flat = rows.new_zeros(shape[0] * shape[1])
+        return flat.index_put((place.flatten(),), rows.flatten()).view(shape)
+
+    ids = None if input_ids is None else by_document(input_ids)
+    mask = build_global_attention_mask(policy, ids, by_document(valid), sep_token_id)
+    return None if mask is None else mask.flatten()[place]
+
+
 def _is_token_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 

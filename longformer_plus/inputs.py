@@ -8,9 +8,13 @@ Shapes: B batch, N tokens, L layers, H heads, E hidden size.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from .attention import places_in, segments_of
 from .configuration import LongformerPlusConfig
 
 
@@ -76,6 +80,70 @@ def check_length(config: LongformerPlusConfig, num_tokens: int, position_ids: Te
         f"truncation=True, max_length={config.max_tokens})), split it into parts, pass position_ids of your own, or "
         "give the model a longer position table."
     )
+
+
+def check_global_tokens(is_global: Tensor | None, max_global_tokens: int | None) -> None:
+    """Raise a ValueError if a row of (B, N) bool has more global tokens than promised, or the promise is no number."""
+    if max_global_tokens is None:
+        return
+    if not isinstance(max_global_tokens, int) or max_global_tokens < 0:
+        raise ValueError(f"max_global_tokens={max_global_tokens!r} is not allowed: it must be an int not below 0.")
+    if torch.compiler.is_compiling() or is_global is None:
+        return
+    most = int(is_global.sum(1).max())
+    if most > max_global_tokens:
+        raise ValueError(
+            f"A row has {most} global tokens, but max_global_tokens={max_global_tokens} was promised. Raise it, or "
+            "leave it out to have them counted."
+        )
+
+
+def check_document_ids(document_ids: Tensor, attention_mask: Tensor | None, shape: tuple[int, int]) -> None:
+    """Check (B, N) ids of the documents that rows hold.
+
+    Raises:
+        ValueError: they are no ints, have another shape, or an id stands in two places of a row.
+    """
+    _check_integers("document_ids", document_ids)
+    if tuple(document_ids.shape) != shape:
+        given = tuple(document_ids.shape)
+        raise ValueError(f"document_ids has shape {given}, the input has {shape} (batch, tokens).")
+    if torch.compiler.is_compiling():
+        return
+    valid = torch.ones_like(document_ids, dtype=torch.bool) if attention_mask is None else attention_mask > 0
+    rows = torch.arange(shape[0], device=document_ids.device)[:, None].expand(shape)
+    documents = torch.stack([rows, document_ids.long()], dim=-1)[valid]
+    if len(segments_of(document_ids)[valid].unique()) != len(documents.unique(dim=0)):
+        raise ValueError(
+            "document_ids has the same id in two places of a row: the tokens of a document stand side by side, and "
+            "each document of a row has an id of its own."
+        )
+
+
+def flattened_documents(arguments: Mapping[str, Any], position_ids: Tensor | None) -> Tensor | None:
+    """(1, N) document ids from the arguments of transformers' flattening collator; None where they are not given.
+
+    Args:
+        arguments: among them perhaps `seq_idx` (1, N), or `cu_seq_lens_q` (documents + 1), the first token of each
+            document and the end of the last.
+        position_ids: (1, N) or None; the collator's count from 0 in each document.
+
+    Raises:
+        ValueError: the position ids do not.
+    """
+    document_ids, starts = arguments.get("seq_idx"), arguments.get("cu_seq_lens_q")
+    if document_ids is None and starts is not None:
+        tokens = torch.arange(int(starts[-1]), device=starts.device)
+        document_ids = torch.bucketize(tokens, starts[1:].long(), right=True)[None]
+    if document_ids is None or position_ids is None or torch.compiler.is_compiling():
+        return document_ids
+    places = places_in(segments_of(document_ids))
+    if position_ids.shape != places.shape or not torch.equal(position_ids.long(), places):
+        raise ValueError(
+            "position_ids beside seq_idx or cu_seq_lens_q must count the tokens of each document from 0, "
+            "as transformers' flattening collator has them. For positions of your own pass document_ids instead."
+        )
+    return document_ids
 
 
 def check_head_mask(config: LongformerPlusConfig, head_mask: Tensor | None) -> list[Tensor | None]:

@@ -27,9 +27,14 @@ def token_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Count = None)
         num_items_in_batch: what to divide the sum by, in place of the number of labels.
     """
     labels = labels.to(logits.device).reshape(-1)
-    flat_logits = _precise(logits).reshape(-1, logits.shape[-1])
-    total = F.cross_entropy(flat_logits, labels, ignore_index=IGNORED_LABEL, reduction="sum")
-    return _mean(total, (labels != IGNORED_LABEL).sum(), num_items_in_batch)
+    flat_logits = logits.reshape(-1, logits.shape[-1])
+    is_labelled = labels != IGNORED_LABEL
+    count = is_labelled.sum()
+    # Where few tokens are labelled, as in masked language modelling, the softmax of all the others is saved.
+    if not torch.compiler.is_compiling() and 2 * int(count) < len(labels):
+        flat_logits, labels = flat_logits[is_labelled], labels[is_labelled]
+    total = F.cross_entropy(_precise(flat_logits), labels, ignore_index=IGNORED_LABEL, reduction="sum")
+    return _mean(total, count, num_items_in_batch)
 
 
 def sequence_loss(logits: Tensor, labels: Tensor, problem_type: str | None, num_items_in_batch: Count = None) -> Tensor:

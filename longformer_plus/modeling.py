@@ -1,294 +1,44 @@
-"""Embeddings, layers and LongformerPlusModel.
+"""LongformerPlusModel.
 
-Follow a batch: `LongformerPlusModel.forward` checks the inputs, builds the attention pattern and the embeddings, and
-hands both to the layers; each `LongformerPlusLayer` is self-attention (local rows by backend, global rows) and a
-feed-forward.
+Follow a batch: `LongformerPlusModel.forward` checks the inputs, takes the padding out, builds the attention pattern and
+the embeddings, and hands both to the layers.
 
-Shapes: B batch, N tokens, H heads, D head size, E hidden size, G global tokens.
+Shapes: B batch, N tokens, H heads, E hidden size, G global tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.activations import ACT2FN
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import can_return_tuple, logging
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .activations import without_gelu_output
-from .attention import ALL_ATTENTION_FUNCTIONS, AttentionPattern, attend_globally, eager_local_rows
+from .attention import AttentionPattern, places_in, segments_of
 from .configuration import LongformerPlusConfig
-from .global_attention import Policy, build_global_attention_mask
-from .inputs import check_head_mask, check_inputs, check_length
+from .global_attention import Policy, build_by_document, build_global_attention_mask
+from .inputs import (
+    check_document_ids,
+    check_global_tokens,
+    check_head_mask,
+    check_inputs,
+    check_length,
+    flattened_documents,
+)
+from .layers import (
+    LongformerPlusEmbeddings,
+    LongformerPlusEncoder,
+    LongformerPlusLayer,
+    LongformerPlusPooler,
+    LongformerPlusSelfAttention,
+)
 from .outputs import LongformerPlusModelOutput
 from .padding import Padding
 
 logger = logging.get_logger(__name__)
-
-# Of feed-forward activations without gradients on a CPU; glibc maps blocks of over 32 MiB afresh each time.
-_CHUNK_BYTES = 12 * 2**20
-
-
-class LongformerPlusEmbeddings(nn.Module):
-    """Word, position and token type embeddings, summed and normalised. Parameter names and positions are RoBERTa's."""
-
-    def __init__(self, config: LongformerPlusConfig) -> None:
-        super().__init__()
-        self.padding_idx: int = config.pad_token_id  # type: ignore[assignment]
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=self.padding_idx)
-        self.position_embeddings = nn.Embedding(
-            config.max_position_embeddings, config.hidden_size, padding_idx=self.padding_idx
-        )
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def positions(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
-        """(B, N) or (1, N) position ids: counted from the padding index + 1, padding itself at the padding index."""
-        if input_ids is None:
-            start = self.padding_idx + 1
-            return torch.arange(start, start + inputs_embeds.shape[1], device=inputs_embeds.device)[None]  # type: ignore[union-attr]
-        is_token = input_ids != self.padding_idx
-        return is_token.long().cumsum(dim=1) * is_token + self.padding_idx
-
-    def forward(
-        self,
-        input_ids: Tensor | None,
-        token_type_ids: Tensor | None,
-        position_ids: Tensor,
-        inputs_embeds: Tensor | None,
-    ) -> Tensor:
-        """(B, N) ids, or (B, N, E) word embeddings -> (B, N, E)."""
-        embeddings = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
-        if token_type_ids is None:
-            token_types = self.token_type_embeddings(torch.zeros_like(position_ids[:, :1]))
-        else:
-            token_types = self.token_type_embeddings(token_type_ids)
-        embeddings = embeddings + self.position_embeddings(position_ids) + token_types
-        return self.dropout(self.LayerNorm(embeddings))
-
-
-class LongformerPlusSelfAttention(nn.Module):
-    """Sliding-window attention with global tokens (the paper's section 3.1); parameters named as Longformer's."""
-
-    def __init__(self, config: LongformerPlusConfig, layer_index: int) -> None:
-        super().__init__()
-        self.config = config
-        self.window = config.windows[layer_index]
-        self.dilations = config.dilations[layer_index]
-        self.num_heads = config.num_attention_heads
-        self.dropout_probability = config.attention_probs_dropout_prob
-        width = config.hidden_size
-        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
-        self.query_global, self.key_global, self.value_global = (nn.Linear(width, width) for _ in range(3))
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        pattern: AttentionPattern,
-        head_mask: Tensor | None = None,
-        output_attentions: bool = False,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """
-        Args:
-            hidden_states: (B, N, E).
-            pattern: who may attend to whom.
-            head_mask: (H) factors of the heads' contributions.
-            output_attentions: return the probabilities, which only the eager backend has.
-
-        Returns:
-            The context (B, N, E), zero on padding; the probabilities of the local rows (B, H, N, G + W + 1) and of the
-            global rows (B, H, N, G), or None.
-        """
-        dropout = self.dropout_probability if self.training else 0.0
-        query, key, value = (
-            project(hidden_states).unflatten(-1, (self.num_heads, -1))  # (B, N, H, D)
-            for project in (self.query, self.key, self.value)
-        )
-        backend = "eager" if output_attentions else self.config._attn_implementation
-        context, probabilities = self._local_rows(backend, query, key, value, pattern, dropout)
-        context, global_probabilities = context.flatten(2), None
-        if pattern.num_global:
-            global_context, global_probabilities = attend_globally(
-                hidden_states,
-                self.query_global,
-                self.key_global,
-                self.value_global,
-                pattern,
-                self.num_heads,
-                dropout,
-                output_attentions,
-            )
-            context = pattern.put_global(context, global_context.flatten(2).to(context.dtype))
-        if not pattern.is_uniform:
-            context = context.masked_fill(~pattern.valid[:, :, None], 0.0)
-        if head_mask is not None:
-            context = (context.unflatten(-1, (self.num_heads, -1)) * head_mask[:, None]).flatten(2).to(context.dtype)
-        if not output_attentions:
-            return context, None, None
-        if global_probabilities is not None:
-            global_probabilities = global_probabilities.transpose(2, 3)
-        return context, probabilities, global_probabilities
-
-    def _local_rows(
-        self, backend: str, query: Tensor, key: Tensor, value: Tensor, pattern: AttentionPattern, dropout: float
-    ) -> tuple[Tensor, Tensor | None]:
-        """(B, N, H, D) -> (B, N, H, D), (B, H, N, G + W + 1) or None: one call for the heads of each dilation."""
-        local_rows = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_local_rows)
-        steps = sorted(set(self.dilations))
-        if len(steps) == 1:
-            return local_rows(query, key, value, pattern, self.window, steps[0], dropout)
-        groups = [[head for head, step in enumerate(self.dilations) if step == wanted] for wanted in steps]
-        results = [
-            local_rows(query[:, :, heads], key[:, :, heads], value[:, :, heads], pattern, self.window, step, dropout)
-            for step, heads in zip(steps, groups, strict=True)
-        ]
-        order = torch.tensor([head for heads in groups for head in heads], device=query.device).argsort()
-        context = torch.cat([context for context, _ in results], dim=2)[:, :, order]
-        if results[0][1] is None:
-            return context, None
-        return context, torch.cat([probabilities for _, probabilities in results], dim=1)[:, order]
-
-
-class LongformerPlusResidual(nn.Module):
-    """A projection back to the hidden size, added to the residual stream and normalised."""
-
-    def __init__(self, width: int, config: LongformerPlusConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(width, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(self, update: Tensor, residual: Tensor) -> Tensor:
-        """(B, N, width), (B, N, E) -> (B, N, E)."""
-        return self.LayerNorm(self.dropout(self.dense(update)) + residual)
-
-
-class LongformerPlusAttentionBlock(nn.Module):
-    """Self-attention and its residual; `self` and `output` are Longformer's parameter names."""
-
-    def __init__(self, config: LongformerPlusConfig, layer_index: int) -> None:
-        super().__init__()
-        self.self = LongformerPlusSelfAttention(config, layer_index)
-        self.output = LongformerPlusResidual(config.hidden_size, config)
-        self.width = config.intermediate_size
-
-    def forward(
-        self, hidden_states: Tensor, pattern: AttentionPattern, head_mask: Tensor | None, output_attentions: bool
-    ) -> Tensor:
-        """(B, N, E) -> (B, N, E)."""
-        context = self.self(hidden_states, pattern, head_mask, output_attentions)[0]
-        return in_chunks(self.output, cheapest_chunk(hidden_states, self.width), context, hidden_states)
-
-
-class LongformerPlusIntermediate(nn.Module):
-    """The widening half of the feed-forward."""
-
-    def __init__(self, config: LongformerPlusConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.activation = ACT2FN[config.hidden_act]
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """(B, N, E) -> (B, N, intermediate size)."""
-        return self.activation(self.dense(hidden_states))
-
-
-class LongformerPlusLayer(GradientCheckpointingLayer):
-    """Self-attention and feed-forward."""
-
-    def __init__(self, config: LongformerPlusConfig, layer_index: int) -> None:
-        super().__init__()
-        self.attention = LongformerPlusAttentionBlock(config, layer_index)
-        self.intermediate = LongformerPlusIntermediate(config)
-        self.output = LongformerPlusResidual(config.intermediate_size, config)
-        self.chunk_size_feed_forward = config.chunk_size_feed_forward
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        pattern: AttentionPattern,
-        head_mask: Tensor | None = None,
-        output_attentions: bool = False,
-    ) -> Tensor:
-        """(B, N, E) -> (B, N, E)."""
-        hidden_states = self.attention(hidden_states, pattern, head_mask, output_attentions)
-        size = self.chunk_size_feed_forward or cheapest_chunk(hidden_states, self.intermediate.dense.out_features)
-        return in_chunks(self.feed_forward, size, hidden_states)
-
-    def feed_forward(self, hidden_states: Tensor) -> Tensor:
-        """(B, N, E) -> (B, N, E), token by token."""
-        activated = self.intermediate(hidden_states)
-        # A checkpointed layer keeps nothing in the first place.
-        with nullcontext() if self.gradient_checkpointing else without_gelu_output(activated):
-            return self.output(activated, hidden_states)
-
-
-def cheapest_chunk(hidden_states: Tensor, width: int) -> int:
-    """Tokens of a row to compute at a time where nobody chose, 0 for all of them.
-
-    Without gradients the activations in between are soon free again. In chunks that the CPU's allocator reuses, rather
-    than in one piece that it maps afresh for each layer, a 4096-token feed-forward takes about 0.8 of the time.
-
-    Args:
-        hidden_states: (B, N, E).
-        width: the widest activation's features.
-    """
-    if torch.is_grad_enabled() or hidden_states.device.type != "cpu" or torch.compiler.is_compiling():
-        return 0
-    return max(_CHUNK_BYTES // (width * hidden_states.element_size() * hidden_states.shape[0]), 1)
-
-
-def in_chunks(function: Callable[..., Tensor], size: int, *rows: Tensor) -> Tensor:
-    """`function` of (B, N, E) tensors, which works token by token, on `size` tokens of a row at a time; 0: on all."""
-    if not size or rows[0].shape[1] <= size:
-        return function(*rows)
-    chunks = zip(*(tensor.split(size, dim=1) for tensor in rows), strict=True)
-    if torch.is_grad_enabled():
-        return torch.cat([function(*chunk) for chunk in chunks], dim=1)
-    # Not torch.cat, which would hold everything twice.
-    first = function(*next(chunks))
-    result = first.new_empty(first.shape[0], rows[0].shape[1], *first.shape[2:])
-    result[:, :size] = first
-    for chunk, place in zip(chunks, result[:, size:].split(size, dim=1), strict=True):
-        place.copy_(function(*chunk))
-    return result
-
-
-class LongformerPlusEncoder(nn.Module):
-    """The layers, one after the other."""
-
-    def __init__(self, config: LongformerPlusConfig) -> None:
-        super().__init__()
-        self.layer = nn.ModuleList([LongformerPlusLayer(config, index) for index in range(config.num_hidden_layers)])
-        self.gradient_checkpointing = False
-
-    def forward(
-        self, hidden_states: Tensor, pattern: AttentionPattern, head_masks: list[Tensor | None], output_attentions: bool
-    ) -> Tensor:
-        """(B, N, E) -> (B, N, E)."""
-        for layer, head_mask in zip(self.layer, head_masks, strict=True):
-            hidden_states = layer(hidden_states, pattern, head_mask, output_attentions)
-        return hidden_states
-
-
-class LongformerPlusPooler(nn.Module):
-    """The first valid token's state, through a dense layer and tanh."""
-
-    def __init__(self, config: LongformerPlusConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def forward(self, first_token: Tensor) -> Tensor:
-        """(B, E) -> (B, E)."""
-        return torch.tanh(self.dense(first_token))
 
 
 class LongformerPlusPreTrainedModel(PreTrainedModel):
@@ -331,6 +81,7 @@ class LongformerPlusPreTrainedModel(PreTrainedModel):
         inputs_embeds: Tensor | None,
         attention_mask: Tensor | None,
         auto: Policy | None = None,
+        segments: Tensor | None = None,
     ) -> Tensor | None:
         """The global attention mask of a batch that comes without one, by `config.global_attention`.
 
@@ -339,6 +90,7 @@ class LongformerPlusPreTrainedModel(PreTrainedModel):
             inputs_embeds: (B, N, E), or None.
             attention_mask: (B, N), or None.
             auto: what "auto" means; by default what it means for this class.
+            segments: (B, N) where rows hold several documents; each of them gets its global tokens.
 
         Returns:
             (B, N) of 0 and 1, or None where no token attends globally.
@@ -353,7 +105,9 @@ class LongformerPlusPreTrainedModel(PreTrainedModel):
             valid = torch.ones(batch.shape[:2], dtype=torch.bool, device=batch.device)
         else:
             valid = attention_mask > 0
-        return build_global_attention_mask(policy, input_ids, valid, self.config.sep_token_id)
+        if segments is None:
+            return build_global_attention_mask(policy, input_ids, valid, self.config.sep_token_id)
+        return build_by_document(policy, input_ids, valid, self.config.sep_token_id, segments, places_in(segments))
 
     def find_padding(
         self,
@@ -415,6 +169,8 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         head_mask: Tensor | None = None,
         auto_global_attention: Policy | None = None,
         padding_states: bool = False,
+        max_global_tokens: int | None = None,
+        document_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> LongformerPlusModelOutput:
         """
@@ -432,6 +188,11 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
             auto_global_attention: what `config.global_attention="auto"` means; the task heads say it.
             padding_states: give padding the states that it has where it is not taken out of the batch, in place of
                 zeros; the heads' losses read them.
+            max_global_tokens: a number that no row has more global tokens than. Given it, compiled and exported graphs
+                have no size that depends on the mask.
+            document_ids: (B, N) ints where rows hold several documents, one after another: tokens of different ids do
+                not see one another, and positions start again. Also as `seq_idx` or `cu_seq_lens_q`, as transformers'
+                flattening collator has them; its `position_ids` are then the same as none.
             return_dict: False for a tuple.
 
         Returns:
@@ -456,17 +217,25 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
             },
         )
         head_masks = check_head_mask(self.config, head_mask)
+        if document_ids is None:
+            document_ids = flattened_documents(kwargs, position_ids)
+            position_ids = position_ids if document_ids is None else None
+        segments = None
+        if document_ids is not None:
+            tokens: Tensor = input_ids if inputs_embeds is None else inputs_embeds  # type: ignore[assignment]
+            check_document_ids(document_ids, attention_mask, (tokens.shape[0], tokens.shape[1]))
+            segments = segments_of(document_ids)
         if input_ids is not None:
             self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
         if global_attention_mask is None:
             global_attention_mask = self.choose_global_attention(
-                input_ids, inputs_embeds, attention_mask, auto_global_attention
+                input_ids, inputs_embeds, attention_mask, auto_global_attention, segments
             )
         padding = self.find_padding(
             attention_mask, input_ids, token_type_ids, position_ids, output_attentions, padding_states
         )
         if position_ids is None:
-            position_ids = self.embeddings.positions(input_ids, inputs_embeds)
+            position_ids = self.embeddings.positions(input_ids, inputs_embeds, segments)
             check_length(self.config, position_ids.shape[1], position_ids)
         if output_attentions and self.config._attn_implementation != "eager":
             logger.warning_once(
@@ -475,6 +244,7 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
             )
 
         valid, is_global = split_masks(attention_mask, global_attention_mask)
+        check_global_tokens(is_global, max_global_tokens)
         batch = (input_ids, token_type_ids, position_ids, inputs_embeds)
         if padding is not None:
             batch = tuple(None if rows is None else padding.remove(rows) for rows in batch)  # type: ignore[assignment]
@@ -484,10 +254,17 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         keep_empty = traced or (self.training and torch.is_grad_enabled() and not output_attentions)
         if padding is None:
             pattern = AttentionPattern.build(
-                valid, is_global, hidden_states, keep_empty, is_causal=self.config.is_causal
+                valid,
+                is_global,
+                hidden_states,
+                keep_empty,
+                segments,
+                is_packed=segments is not None and len(segments) == 1 and not traced and not output_attentions,
+                is_causal=self.config.is_causal,
+                max_global_tokens=max_global_tokens,
             )
         else:
-            pattern = padding.pattern(is_global, keep_empty, self.config.is_causal)
+            pattern = padding.pattern(is_global, keep_empty, segments, self.config.is_causal)
         outputs: LongformerPlusModelOutput = self._encode(
             hidden_states,
             pattern,

@@ -58,21 +58,25 @@ class Padding:
         """(B, N, ...) -> (1, T, ...); also from (1, N, ...), the same for every row of the batch."""
         return rows.expand(*self.valid.shape, *rows.shape[2:]).flatten(0, 1)[self.index][None]
 
-    def pattern(self, is_global: Tensor | None, keep_empty: bool, is_causal: bool = False) -> AttentionPattern:
-        """The pattern of the tokens left: a document for each row of the batch.
+    def pattern(
+        self, is_global: Tensor | None, keep_empty: bool, segments: Tensor | None = None, is_causal: bool = False
+    ) -> AttentionPattern:
+        """The pattern of the tokens left: a document for each row of the batch, if there are no `segments`.
 
         Args:
             is_global: (B, N) bool, or None for none.
+            segments: (B, N) int64, or None.
             keep_empty, is_causal: see `AttentionPattern.build`.
         """
-        num_rows, _ = self.valid.shape
-        rows = torch.arange(num_rows, device=self.valid.device)[:, None].expand_as(self.valid)
+        if segments is None:
+            segments = torch.arange(self.valid.shape[0], device=self.valid.device)[:, None].expand_as(self.valid)
         return AttentionPattern.build(
             valid=self.remove(self.valid) if self.has_sample else None,
             is_global=None if is_global is None else self.remove(is_global),
             batch=self.index[None],
             keep_empty=keep_empty,
-            segments=self.remove(rows),
+            segments=self.remove(segments),
+            is_packed=True,
             is_causal=is_causal,
         )
 

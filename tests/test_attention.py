@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from longformer_plus import LongformerPlusConfig
 from longformer_plus.attention import AttentionPattern
-from longformer_plus.modeling import LongformerPlusSelfAttention
+from longformer_plus.layers import LongformerPlusSelfAttention
 
 from .cases import LOCAL_ROWS, Case, cases, spread
 from .oracle import self_attention, windowed

@@ -78,6 +78,30 @@ def test_torch_export_with_static_shapes(head: str) -> None:
         assert_same(module(**inputs), model(**inputs))
 
 
+@torch.no_grad()
+def test_with_a_known_number_of_global_tokens_no_size_depends_on_the_inputs() -> None:
+    model = make("Model")
+    options = {"max_global_tokens": 3}
+    exported = torch.export.export(model, (), {**batch("Model", 2, 140, 1), **options}, strict=False)
+    exported = exported.run_decompositions()
+    operations = {str(node.target) for node in exported.graph.nodes if node.op == "call_function"}
+    assert not [name for name in operations if "local_scalar" in name or "sym_size" in name or "nonzero" in name]
+    for num_global in (0, 1, 3):
+        inputs = batch("Model", 2, 140, num_global)
+        assert_same(exported.module()(**inputs, **options), model(**inputs))
+
+    # Nor does compiling in one piece then need scalars to be captured.
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    inputs = batch("Model", 2, 40, 2)
+    assert_same(compiled(**inputs, **options), model(**inputs))
+
+    with pytest.raises(ValueError, match="4 global tokens, but max_global_tokens=3"):
+        model(**batch("Model", 2, 140, 4), **options)
+    with pytest.raises(ValueError, match="max_global_tokens=-1"):
+        model(**batch("Model", 2, 140, 0), max_global_tokens=-1)
+
+
 @pytest.mark.parametrize("mode", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @torch.no_grad()
 @torch._dynamo.config.patch(capture_scalar_outputs=True)

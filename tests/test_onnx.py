@@ -95,6 +95,12 @@ def test_a_static_shape_with_weights_beside_it(tmp_path: Path) -> None:
     inputs = batch("", 2, 30, 3)
     assert_same(run(path, inputs), model.eval()(**inputs))
 
+    exported = export_onnx(model, path, static=(2, 30), max_global_tokens=5, external_data=True, overwrite=True)
+    assert [comparison.num_global for comparison in exported.comparisons] == [0, 1, 5]
+    assert_same(run(path, inputs), model.eval()(**inputs))
+    with pytest.raises(ValueError, match="max_global_tokens=5"):
+        export_onnx(model, path, max_global_tokens=5, overwrite=True)
+
     # The weights of what was there before are not left behind.
     export_onnx(model, path, static=(2, 30), external_data=False, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import longformer_plus
 from longformer_plus import LongformerPlusConfig
-from longformer_plus.modeling import LongformerPlusSelfAttention
+from longformer_plus.layers import LongformerPlusSelfAttention
 from longformer_plus.padding import Padding
 
 from .cases import BACKENDS, LOCAL_ROWS, small_config, spread
@@ -206,7 +206,7 @@ def test_documents_side_by_side_do_not_see_one_another(
     padding = Padding.find(valid, keep_sample=False)
     assert padding is not None
     with torch.no_grad():
-        pattern = padding.pattern(is_global, keep_empty=False, is_causal=is_causal)
+        pattern = padding.pattern(is_global, False, is_causal=is_causal)
         context = padding.restore(layer(padding.remove(hidden), pattern)[0])
         weights = {name: p.double() for name, p in layer.named_parameters()}
         for row, length in enumerate(lengths):

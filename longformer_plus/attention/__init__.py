@@ -10,7 +10,7 @@ from transformers import AttentionInterface
 
 from .eager import eager_local_rows
 from .global_rows import attend_globally
-from .pattern import AttentionPattern
+from .pattern import AttentionPattern, places_in, segments_of
 from .sdpa import sdpa_local_rows
 
 
@@ -35,5 +35,7 @@ __all__ = [
     "AttentionPattern",
     "attend_globally",
     "eager_local_rows",
+    "places_in",
     "sdpa_local_rows",
+    "segments_of",
 ]

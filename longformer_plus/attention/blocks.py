@@ -16,8 +16,9 @@ from torch.nn import functional as F
 def pad_to_blocks(x: Tensor, block: int) -> Tensor:
     """(B, N, ...) -> (B, n, b, ...), filled up with zeros."""
     num_tokens = x.shape[1]
-    # A traced graph holds for any length: it has no branch for "nothing missing", nor for a single block.
-    traced = torch.compiler.is_compiling()
+    # A graph for any length has no branch for "nothing missing", nor for a single block.
+    is_static = torch.compiler.is_exporting() and isinstance(num_tokens, int)
+    traced = torch.compiler.is_compiling() and not is_static
     num_blocks = num_tokens // block + 2 if traced else -(-num_tokens // block)
     missing = num_blocks * block - num_tokens
     if traced or missing:

@@ -14,6 +14,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 MASKED = -1
 
@@ -45,7 +46,7 @@ class AttentionPattern:
             than G are filled up with the positions of other tokens. None with `is_global`.
         global_segments: (B, G) int64, the segment of each of them; MASKED for the fillers. None with `is_global`.
         is_uniform: whether each row is known to be one segment without padding.
-        is_packed: whether a row may hold several segments. There is but one row then.
+        is_packed: whether the one row there is holds several segments, whose global rows are computed one by one.
         is_causal: whether tokens attend only to themselves and to earlier ones.
     """
 
@@ -66,7 +67,9 @@ class AttentionPattern:
         batch: Tensor,
         keep_empty: bool,
         segments: Tensor | None = None,
+        is_packed: bool = False,
         is_causal: bool = False,
+        max_global_tokens: int | None = None,
     ) -> AttentionPattern:
         """The pattern of a batch.
 
@@ -76,13 +79,15 @@ class AttentionPattern:
             batch: (B, N, ...) any tensor of the batch, for shape and device.
             keep_empty: keep one (filler) global column even when no token is global, so that the global projections
                 stay in the graph and receive a gradient of zero. DistributedDataParallel and tracing need that.
-            segments: (B, N) int64, the segment of each token where rows hold several: equal numbers lie side by side,
-                padding apart, and in one row. None where each row is one document.
+            segments: (B, N) int64, the segment of each token where rows hold several documents: see `segments_of`. None
+                where each row is one document.
+            is_packed: compute the global rows document by document; for a batch of one row.
             is_causal: whether tokens attend only to themselves and to earlier ones.
+            max_global_tokens: a number that no row has more global tokens than, if one is known: it is G then, and
+                nothing is read back from the device.
         """
         num_rows, num_tokens = batch.shape[:2]
-        is_packed = segments is not None
-        is_uniform = valid is None and not is_packed
+        is_uniform = valid is None and segments is None
         if segments is None:
             segments = torch.arange(num_rows, device=batch.device)[:, None].expand(num_rows, num_tokens)
         if valid is not None:
@@ -93,7 +98,10 @@ class AttentionPattern:
             is_global = torch.zeros((num_rows, num_tokens), dtype=torch.bool, device=batch.device)
         elif valid is not None:
             is_global = is_global & valid
-        most = _columns(is_global, keep_empty)
+        if max_global_tokens is None:
+            most = _columns(is_global, keep_empty)
+        else:
+            most = max(min(max_global_tokens, num_tokens), int(keep_empty))
         if not torch.compiler.is_compiling() and most == 0:
             return cls(segments, None, None, None, is_uniform, is_packed, is_causal)
         # Global tokens first, in order of position; then fillers, each another token of the row.
@@ -177,6 +185,19 @@ class AttentionPattern:
         if self.global_index is None:
             raise ValueError("A pattern without global tokens has no global rows.")
         return self.global_index[:, :, None].expand(-1, -1, rows.shape[-1])
+
+
+def segments_of(document_ids: Tensor) -> Tensor:
+    """(B, N) int64: the runs of equal ids in each row, numbered from 0 through the whole batch."""
+    is_first = F.pad(document_ids[:, 1:] != document_ids[:, :-1], (1, 0), value=True)
+    return is_first.flatten().long().cumsum(0).view_as(document_ids) - 1
+
+
+def places_in(segments: Tensor) -> Tensor:
+    """(B, N) int64, each token's distance from the first one of its segment."""
+    places = torch.arange(segments.shape[1], device=segments.device)
+    is_first = F.pad(segments[:, 1:] != segments[:, :-1], (1, 0), value=True)
+    return places - torch.where(is_first, places, 0).cummax(dim=1).values
 
 
 def _columns(is_global: Tensor, keep_empty: bool) -> int:

@@ -1,0 +1,289 @@
+"""Embeddings and layers, token states in and out.
+
+Each `LongformerPlusLayer` is self-attention (local rows by backend, global rows) and a feed-forward.
+
+Shapes: B batch, N tokens, H heads, D head size, E hidden size, G global tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .activations import without_gelu_output
+from .attention import ALL_ATTENTION_FUNCTIONS, AttentionPattern, attend_globally, eager_local_rows, places_in
+from .configuration import LongformerPlusConfig
+
+# Of feed-forward activations without gradients on a CPU; glibc maps blocks of over 32 MiB afresh each time.
+_CHUNK_BYTES = 12 * 2**20
+
+
+class LongformerPlusEmbeddings(nn.Module):
+    """Word, position and token type embeddings, summed and normalised. Parameter names and positions are RoBERTa's."""
+
+    def __init__(self, config: LongformerPlusConfig) -> None:
+        super().__init__()
+        self.padding_idx: int = config.pad_token_id  # type: ignore[assignment]
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=self.padding_idx)
+        self.position_embeddings = nn.Embedding(
+            config.max_position_embeddings, config.hidden_size, padding_idx=self.padding_idx
+        )
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def positions(
+        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, segments: Tensor | None = None
+    ) -> Tensor:
+        """(B, N) or (1, N) position ids: counted from the padding index + 1, padding itself at the padding index.
+
+        In each of the (B, N) `segments` they start again.
+        """
+        start = self.padding_idx + 1
+        if input_ids is None:
+            if segments is not None:
+                return places_in(segments) + start
+            return torch.arange(start, start + inputs_embeds.shape[1], device=inputs_embeds.device)[None]  # type: ignore[union-attr]
+        is_token = input_ids != self.padding_idx
+        count = is_token.long().cumsum(dim=1)
+        if segments is not None:
+            first = torch.arange(count.shape[1], device=count.device) - places_in(segments)
+            count = count - (count - is_token.long()).gather(1, first)
+        return count * is_token + self.padding_idx
+
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        token_type_ids: Tensor | None,
+        position_ids: Tensor,
+        inputs_embeds: Tensor | None,
+    ) -> Tensor:
+        """(B, N) ids, or (B, N, E) word embeddings -> (B, N, E)."""
+        embeddings = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        if token_type_ids is None:
+            token_types = self.token_type_embeddings(torch.zeros_like(position_ids[:, :1]))
+        else:
+            token_types = self.token_type_embeddings(token_type_ids)
+        embeddings = embeddings + self.position_embeddings(position_ids) + token_types
+        return self.dropout(self.LayerNorm(embeddings))
+
+
+class LongformerPlusSelfAttention(nn.Module):
+    """Sliding-window attention with global tokens (the paper's section 3.1); parameters named as Longformer's."""
+
+    def __init__(self, config: LongformerPlusConfig, layer_index: int) -> None:
+        super().__init__()
+        self.config = config
+        self.window = config.windows[layer_index]
+        self.dilations = config.dilations[layer_index]
+        self.num_heads = config.num_attention_heads
+        self.dropout_probability = config.attention_probs_dropout_prob
+        width = config.hidden_size
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.query_global, self.key_global, self.value_global = (nn.Linear(width, width) for _ in range(3))
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        pattern: AttentionPattern,
+        head_mask: Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """
+        Args:
+            hidden_states: (B, N, E).
+            pattern: who may attend to whom.
+            head_mask: (H) factors of the heads' contributions.
+            output_attentions: return the probabilities, which only the eager backend has.
+
+        Returns:
+            The context (B, N, E), zero on padding; the probabilities of the local rows (B, H, N, G + W + 1) and of the
+            global rows (B, H, N, G), or None.
+        """
+        dropout = self.dropout_probability if self.training else 0.0
+        query, key, value = (
+            project(hidden_states).unflatten(-1, (self.num_heads, -1))  # (B, N, H, D)
+            for project in (self.query, self.key, self.value)
+        )
+        backend = "eager" if output_attentions else self.config._attn_implementation
+        context, probabilities = self._local_rows(backend, query, key, value, pattern, dropout)
+        context, global_probabilities = context.flatten(2), None
+        if pattern.num_global:
+            global_context, global_probabilities = attend_globally(
+                hidden_states,
+                self.query_global,
+                self.key_global,
+                self.value_global,
+                pattern,
+                self.num_heads,
+                dropout,
+                output_attentions,
+            )
+            context = pattern.put_global(context, global_context.flatten(2).to(context.dtype))
+        if not pattern.is_uniform:
+            context = context.masked_fill(~pattern.valid[:, :, None], 0.0)
+        if head_mask is not None:
+            context = (context.unflatten(-1, (self.num_heads, -1)) * head_mask[:, None]).flatten(2).to(context.dtype)
+        if not output_attentions:
+            return context, None, None
+        if global_probabilities is not None:
+            global_probabilities = global_probabilities.transpose(2, 3)
+        return context, probabilities, global_probabilities
+
+    def _local_rows(
+        self, backend: str, query: Tensor, key: Tensor, value: Tensor, pattern: AttentionPattern, dropout: float
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, N, H, D) -> (B, N, H, D), (B, H, N, G + W + 1) or None: one call for the heads of each dilation."""
+        local_rows = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_local_rows)
+        steps = sorted(set(self.dilations))
+        if len(steps) == 1:
+            return local_rows(query, key, value, pattern, self.window, steps[0], dropout)
+        groups = [[head for head, step in enumerate(self.dilations) if step == wanted] for wanted in steps]
+        results = [
+            local_rows(query[:, :, heads], key[:, :, heads], value[:, :, heads], pattern, self.window, step, dropout)
+            for step, heads in zip(steps, groups, strict=True)
+        ]
+        order = torch.tensor([head for heads in groups for head in heads], device=query.device).argsort()
+        context = torch.cat([context for context, _ in results], dim=2)[:, :, order]
+        if results[0][1] is None:
+            return context, None
+        return context, torch.cat([probabilities for _, probabilities in results], dim=1)[:, order]
+
+
+class LongformerPlusResidual(nn.Module):
+    """A projection back to the hidden size, added to the residual stream and normalised."""
+
+    def __init__(self, width: int, config: LongformerPlusConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, update: Tensor, residual: Tensor) -> Tensor:
+        """(B, N, width), (B, N, E) -> (B, N, E)."""
+        return self.LayerNorm(self.dropout(self.dense(update)) + residual)
+
+
+class LongformerPlusAttentionBlock(nn.Module):
+    """Self-attention and its residual; `self` and `output` are Longformer's parameter names."""
+
+    def __init__(self, config: LongformerPlusConfig, layer_index: int) -> None:
+        super().__init__()
+        self.self = LongformerPlusSelfAttention(config, layer_index)
+        self.output = LongformerPlusResidual(config.hidden_size, config)
+        self.width = config.intermediate_size
+
+    def forward(
+        self, hidden_states: Tensor, pattern: AttentionPattern, head_mask: Tensor | None, output_attentions: bool
+    ) -> Tensor:
+        """(B, N, E) -> (B, N, E)."""
+        context = self.self(hidden_states, pattern, head_mask, output_attentions)[0]
+        return in_chunks(self.output, cheapest_chunk(hidden_states, self.width), context, hidden_states)
+
+
+class LongformerPlusIntermediate(nn.Module):
+    """The widening half of the feed-forward."""
+
+    def __init__(self, config: LongformerPlusConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(B, N, E) -> (B, N, intermediate size)."""
+        return self.activation(self.dense(hidden_states))
+
+
+class LongformerPlusLayer(GradientCheckpointingLayer):
+    """Self-attention and feed-forward."""
+
+    def __init__(self, config: LongformerPlusConfig, layer_index: int) -> None:
+        super().__init__()
+        self.attention = LongformerPlusAttentionBlock(config, layer_index)
+        self.intermediate = LongformerPlusIntermediate(config)
+        self.output = LongformerPlusResidual(config.intermediate_size, config)
+        self.chunk_size_feed_forward = config.chunk_size_feed_forward
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        pattern: AttentionPattern,
+        head_mask: Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> Tensor:
+        """(B, N, E) -> (B, N, E)."""
+        hidden_states = self.attention(hidden_states, pattern, head_mask, output_attentions)
+        size = self.chunk_size_feed_forward or cheapest_chunk(hidden_states, self.intermediate.dense.out_features)
+        return in_chunks(self.feed_forward, size, hidden_states)
+
+    def feed_forward(self, hidden_states: Tensor) -> Tensor:
+        """(B, N, E) -> (B, N, E), token by token."""
+        activated = self.intermediate(hidden_states)
+        # A checkpointed layer keeps nothing in the first place.
+        with nullcontext() if self.gradient_checkpointing else without_gelu_output(activated):
+            return self.output(activated, hidden_states)
+
+
+def cheapest_chunk(hidden_states: Tensor, width: int) -> int:
+    """Tokens of a row to compute at a time where nobody chose, 0 for all of them.
+
+    Without gradients the activations in between are soon free again. In chunks that the CPU's allocator reuses, rather
+    than in one piece that it maps afresh for each layer, a 4096-token feed-forward takes about 0.8 of the time.
+
+    Args:
+        hidden_states: (B, N, E).
+        width: the widest activation's features.
+    """
+    if torch.is_grad_enabled() or hidden_states.device.type != "cpu" or torch.compiler.is_compiling():
+        return 0
+    return max(_CHUNK_BYTES // (width * hidden_states.element_size() * hidden_states.shape[0]), 1)
+
+
+def in_chunks(function: Callable[..., Tensor], size: int, *rows: Tensor) -> Tensor:
+    """`function` of (B, N, E) tensors, which works token by token, on `size` tokens of a row at a time; 0: on all."""
+    if not size or rows[0].shape[1] <= size:
+        return function(*rows)
+    chunks = zip(*(tensor.split(size, dim=1) for tensor in rows), strict=True)
+    if torch.is_grad_enabled():
+        return torch.cat([function(*chunk) for chunk in chunks], dim=1)
+    # Not torch.cat, which would hold everything twice.
+    first = function(*next(chunks))
+    result = first.new_empty(first.shape[0], rows[0].shape[1], *first.shape[2:])
+    result[:, :size] = first
+    for chunk, place in zip(chunks, result[:, size:].split(size, dim=1), strict=True):
+        place.copy_(function(*chunk))
+    return result
+
+
+class LongformerPlusEncoder(nn.Module):
+    """The layers, one after the other."""
+
+    def __init__(self, config: LongformerPlusConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList([LongformerPlusLayer(config, index) for index in range(config.num_hidden_layers)])
+        self.gradient_checkpointing = False
+
+    def forward(
+        self, hidden_states: Tensor, pattern: AttentionPattern, head_masks: list[Tensor | None], output_attentions: bool
+    ) -> Tensor:
+        """(B, N, E) -> (B, N, E)."""
+        for layer, head_mask in zip(self.layer, head_masks, strict=True):
+            hidden_states = layer(hidden_states, pattern, head_mask, output_attentions)
+        return hidden_states
+
+
+class LongformerPlusPooler(nn.Module):
+    """The first valid token's state, through a dense layer and tanh."""
+
+    def __init__(self, config: LongformerPlusConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, first_token: Tensor) -> Tensor:
+        """(B, E) -> (B, E)."""
+        return torch.tanh(self.dense(first_token))
