@@ -7,7 +7,6 @@ Shapes: B batch, N tokens, H heads, D head size, E hidden size, G global tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
@@ -17,10 +16,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .activations import without_gelu_output
 from .attention import ALL_ATTENTION_FUNCTIONS, AttentionPattern, attend_globally, eager_local_rows, places_in
+from .chunks import cheapest_chunk, in_chunks
 from .configuration import LongformerPlusConfig
-
-# Of feed-forward activations without gradients on a CPU; glibc maps blocks of over 32 MiB afresh each time.
-_CHUNK_BYTES = 12 * 2**20
 
 
 class LongformerPlusEmbeddings(nn.Module):
@@ -106,10 +103,12 @@ class LongformerPlusSelfAttention(nn.Module):
             global rows (B, H, N, G), or None.
         """
         dropout = self.dropout_probability if self.training else 0.0
+        projections = {"query": self.query, "key": self.key, "value": self.value}
+        size = cheapest_chunk(hidden_states, self.config.intermediate_size, *projections.values())
         query, key, value = (
-            project(hidden_states).unflatten(-1, (self.num_heads, -1))  # (B, N, H, D)
-            for project in (self.query, self.key, self.value)
-        )
+            in_chunks(project, size, hidden_states, scratch=(pattern, name)).unflatten(-1, (self.num_heads, -1))
+            for name, project in projections.items()
+        )  # (B, N, H, D) each
         backend = "eager" if output_attentions else self.config._attn_implementation
         context, probabilities = self._local_rows(backend, query, key, value, pattern, dropout)
         context, global_probabilities = context.flatten(2), None
@@ -183,7 +182,7 @@ class LongformerPlusAttentionBlock(nn.Module):
     ) -> Tensor:
         """(B, N, E) -> (B, N, E)."""
         context = self.self(hidden_states, pattern, head_mask, output_attentions)[0]
-        return in_chunks(self.output, cheapest_chunk(hidden_states, self.width), context, hidden_states)
+        return in_chunks(self.output, cheapest_chunk(hidden_states, self.width, self.output), context, hidden_states)
 
 
 class LongformerPlusIntermediate(nn.Module):
@@ -208,6 +207,7 @@ class LongformerPlusLayer(GradientCheckpointingLayer):
         self.intermediate = LongformerPlusIntermediate(config)
         self.output = LongformerPlusResidual(config.intermediate_size, config)
         self.chunk_size_feed_forward = config.chunk_size_feed_forward
+        self.width = config.intermediate_size
 
     def forward(
         self,
@@ -218,7 +218,7 @@ class LongformerPlusLayer(GradientCheckpointingLayer):
     ) -> Tensor:
         """(B, N, E) -> (B, N, E)."""
         hidden_states = self.attention(hidden_states, pattern, head_mask, output_attentions)
-        size = self.chunk_size_feed_forward or cheapest_chunk(hidden_states, self.intermediate.dense.out_features)
+        size = self.chunk_size_feed_forward or cheapest_chunk(hidden_states, self.width, self.intermediate, self.output)
         return in_chunks(self.feed_forward, size, hidden_states)
 
     def feed_forward(self, hidden_states: Tensor) -> Tensor:
@@ -227,37 +227,6 @@ class LongformerPlusLayer(GradientCheckpointingLayer):
         # A checkpointed layer keeps nothing in the first place.
         with nullcontext() if self.gradient_checkpointing else without_gelu_output(activated):
             return self.output(activated, hidden_states)
-
-
-def cheapest_chunk(hidden_states: Tensor, width: int) -> int:
-    """Tokens of a row to compute at a time where nobody chose, 0 for all of them.
-
-    Without gradients the activations in between are soon free again. In chunks that the CPU's allocator reuses, rather
-    than in one piece that it maps afresh for each layer, a 4096-token feed-forward takes about 0.8 of the time.
-
-    Args:
-        hidden_states: (B, N, E).
-        width: the widest activation's features.
-    """
-    if torch.is_grad_enabled() or hidden_states.device.type != "cpu" or torch.compiler.is_compiling():
-        return 0
-    return max(_CHUNK_BYTES // (width * hidden_states.element_size() * hidden_states.shape[0]), 1)
-
-
-def in_chunks(function: Callable[..., Tensor], size: int, *rows: Tensor) -> Tensor:
-    """`function` of (B, N, E) tensors, which works token by token, on `size` tokens of a row at a time; 0: on all."""
-    if not size or rows[0].shape[1] <= size:
-        return function(*rows)
-    chunks = zip(*(tensor.split(size, dim=1) for tensor in rows), strict=True)
-    if torch.is_grad_enabled():
-        return torch.cat([function(*chunk) for chunk in chunks], dim=1)
-    # Not torch.cat, which would hold everything twice.
-    first = function(*next(chunks))
-    result = first.new_empty(first.shape[0], rows[0].shape[1], *first.shape[2:])
-    result[:, :size] = first
-    for chunk, place in zip(chunks, result[:, size:].split(size, dim=1), strict=True):
-        place.copy_(function(*chunk))
-    return result
 
 
 class LongformerPlusEncoder(nn.Module):
