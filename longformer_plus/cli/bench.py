@@ -1,19 +1,16 @@
-"""The command `longformer-plus`."""
+"""`longformer-plus bench`: time and memory beside other implementations."""
 
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
-from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .benchmark import Plan
+    from ..benchmark import Plan
 
-_BENCH = """\
+_DESCRIPTION = """\
 Time base-size models with random weights side by side: in one process, in turns, medians. The Longformers have the
 same weights. Before that the peak memory of each is measured in a process of its own; what fails there, or is killed
 for want of memory, is reported in its row and not timed. Each row also times the floor: the linear layers alone, on
@@ -26,7 +23,7 @@ columns:
   of floor   time of longformer_plus / time of its linear layers alone
 """
 
-_BENCH_EXAMPLES = """\
+_EXAMPLES = """\
 examples:
   longformer-plus bench
       the default: forward and training at three lengths, beside transformers
@@ -41,51 +38,17 @@ examples:
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand.
-
-    Args:
-        arguments: the command line without the program's name; that of the process when None.
-
-    Returns:
-        The exit status: 0, or 2 where the command line or a file named in it is wrong.
-    """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    parser = argparse.ArgumentParser(prog="longformer-plus", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    _add_quickstart(commands)
-    _add_bench(commands)
-    _add_export(commands)
-    options = parser.parse_args(arguments)
-    options.command_line = shlex.join([parser.prog, *arguments])
-    try:
-        options.run(options)
-    except (ModuleNotFoundError, OSError, ValueError) as error:
-        parser.error(str(error))
-    return 0
-
-
-def _add_quickstart(commands: Any) -> None:
-    parser = commands.add_parser(
-        "quickstart",
-        help="run a long document through a Longformer checkpoint, beside transformers' own implementation",
-        description="Run a document through a small Longformer checkpoint by the Auto classes, fill a mask in it, and "
-        "time it beside transformers' implementation with the same weights.",
-    )
-    parser.add_argument("document", type=Path, help="a text file in UTF-8; up to 4096 of its tokens are used")
-    parser.set_defaults(run=_quickstart)
-
-
-def _add_bench(commands: Any) -> None:
+def add(commands: Any) -> None:
+    """Add the subcommand `bench`."""
     parser = commands.add_parser(
         "bench",
         help="measure time and memory beside transformers' own implementation",
-        description=_BENCH,
-        epilog=_BENCH_EXAMPLES,
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    parser.set_defaults(run=_bench)
+    parser.set_defaults(run=_run)
     add(
         "--models",
         nargs="+",
@@ -132,44 +95,8 @@ def _limit(text: str) -> tuple[str, int]:
     return name, int(tokens)
 
 
-def _add_export(commands: Any) -> None:
-    parser = commands.add_parser(
-        "export",
-        help="export a checkpoint to ONNX",
-        description="Write one ONNX graph for every batch size, length and global attention mask, and compare it with "
-        "torch in onnxruntime. Needs the extra `onnx`.",
-    )
-    parser.add_argument(
-        "checkpoint", help="a LongformerPlus or Longformer checkpoint: its folder, or its name on the hub"
-    )
-    parser.add_argument("output", type=Path, help="the file to write, such as model.onnx")
-    parser.add_argument("--task", help="a pipeline's name, such as fill-mask; by default what the checkpoint says")
-    parser.add_argument(
-        "--static", type=int, nargs="+", metavar="SIZE", help="one fixed shape: BATCH LENGTH, or BATCH CHOICES LENGTH"
-    )
-    parser.add_argument(
-        "--max-global-tokens",
-        type=int,
-        metavar="G",
-        help="with --static: the most global tokens of an input; no size in the graph then depends on the inputs",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
-    parser.set_defaults(run=_export)
-
-
-# Each room is imported when asked for: parsing a command line need not load torch.
-
-
-def _quickstart(options: argparse.Namespace) -> None:
-    if not options.document.is_file():
-        raise ValueError(f"{options.document} is not a file. Name a text file in UTF-8.")
-    from . import quickstart
-
-    quickstart.run(options.document)
-
-
-def _bench(options: argparse.Namespace) -> None:
-    from . import benchmark_report as report
+def _run(options: argparse.Namespace) -> None:
+    from .. import benchmark_report as report
 
     if options.plot:
         report.check_plot(options.plot)
@@ -188,8 +115,8 @@ def _bench(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> Plan:
-    from .benchmark import Plan
-    from .benchmark_workloads import Workload
+    from ..benchmark import Plan
+    from ..benchmark_workloads import Workload
 
     workloads = [
         Workload(
@@ -208,23 +135,3 @@ def _plan(options: argparse.Namespace) -> Plan:
         for work, backend, window, length in product(options.work, options.backends, options.windows, options.lengths)
     ]
     return Plan(workloads, options.models, options.repeats, dict(options.limit), not options.no_memory)
-
-
-def _export(options: argparse.Namespace) -> None:
-    from .integrations.onnx_export import export_onnx
-
-    done = export_onnx(
-        options.checkpoint,
-        options.output,
-        options.task,
-        static=options.static,
-        max_global_tokens=options.max_global_tokens,
-        overwrite=options.overwrite,
-    )
-    for batch in done.comparisons:
-        print(f"inputs {batch.shape}, {batch.num_global} global tokens: differs by {batch.difference:.1e} from torch")
-    print(f"Wrote {done.path}.")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -1,0 +1,36 @@
+"""The command `longformer-plus`, one module for each subcommand.
+
+Each has `add`, which says its options. What it runs is imported when it runs: it may need an extra.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+
+from . import bench, export, quickstart
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand.
+
+    Args:
+        arguments: the command line without the program's name; that of the process when None.
+
+    Returns:
+        The exit status: 0, or 2 where the command line or a file named in it is wrong.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(prog="longformer-plus", description="LongformerPlus on the command line.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for subcommand in (quickstart, bench, export):
+        subcommand.add(commands)
+    options = parser.parse_args(arguments)
+    options.command_line = shlex.join([parser.prog, *arguments])
+    try:
+        options.run(options)
+    except (ModuleNotFoundError, OSError, ValueError) as error:
+        parser.error(str(error))
+    return 0

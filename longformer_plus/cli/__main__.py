@@ -1,0 +1,5 @@
+"""`python -m longformer_plus.cli`."""
+
+from . import main
+
+raise SystemExit(main())
