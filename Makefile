@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DOCUMENT ?= LICENSE
 
-.PHONY: run test test-slow lint format clean
+.PHONY: run test test-slow lint format bench-gpu clean
 
 run: .venv/installed ## a long document through tokenizer and model, timed beside transformers' Longformer
 	$(BIN)/longformer-plus quickstart $(DOCUMENT)
@@ -22,6 +22,13 @@ lint: .venv/installed ## what CI checks besides the tests
 format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# On a machine with a GPU, in which torch was built for it: less than ten minutes.
+bench-gpu: .venv/installed ## time and memory on a GPU, into docs/benchmarks
+	$(BIN)/longformer-plus bench --device cuda --dtype bfloat16 --backends sdpa flex_attention --tokens 131072 \
+		--models transformers longformer_plus modernbert --limit transformers=16384 modernbert=16384 \
+		--lengths 1024 4096 16384 65536 131072 --repeats 3 --profile \
+		--json docs/benchmarks/gpu.json --markdown --plot docs/benchmarks/gpu.svg
 
 clean:
 	rm -rf .venv .cache build *.egg-info

@@ -1,5 +1,7 @@
 """Longformer for transformers, exact and fast. Importing this package registers its classes with the Auto classes."""
 
+from .cache import LongformerPlusCache
+from .causal_lm import LongformerPlusForCausalLM
 from .configuration import LongformerPlusConfig
 from .heads import (
     LongformerPlusForMaskedLM,
@@ -14,7 +16,9 @@ from .tokenization import LongformerPlusTokenizer
 from .version import __version__
 
 __all__ = [
+    "LongformerPlusCache",
     "LongformerPlusConfig",
+    "LongformerPlusForCausalLM",
     "LongformerPlusForMaskedLM",
     "LongformerPlusForMultipleChoice",
     "LongformerPlusForQuestionAnswering",

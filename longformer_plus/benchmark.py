@@ -17,6 +17,8 @@ from pathlib import Path
 
 import torch
 import transformers
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
@@ -38,6 +40,7 @@ class Point:
         seconds: of every repeat, by model; "floor" is among them.
         memory: bytes at the peak beyond what was held before, by model.
         failures: why there are no seconds, by model.
+        profile: the share of the time of longformer_plus by operation, the largest first; empty if not asked for.
     """
 
     workload: Workload
@@ -45,6 +48,7 @@ class Point:
     seconds: dict[str, list[float]] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    profile: dict[str, float] = field(default_factory=dict)
 
     def median(self, name: str) -> float | None:
         """Seconds of a model or of the floor, if they were measured."""
@@ -106,12 +110,30 @@ def seconds(
     return repeat_in_turns(calls, repeats, failures)
 
 
+def profile(workload: Workload, most: int = 12) -> dict[str, float]:
+    """The share of the device's time of each operation of longformer_plus in the work, the `most` largest."""
+    model = workload.model("longformer_plus")
+    inputs = workload.inputs(model)
+    workload.run(model, inputs)
+    on_gpu = workload.device == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with torch.profiler.profile(activities=activities) as profiler:
+        workload.run(model, inputs)
+    times = {
+        event.key: event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        for event in profiler.key_averages()
+        if not on_gpu or event.device_type == DeviceType.CUDA
+    }
+    total = sum(times.values())
+    return {name: times[name] / total for name in sorted(times, key=times.__getitem__, reverse=True)[:most]}
+
+
 def memory(
     workload: Workload, models: Sequence[str] = IMPLEMENTATIONS, failures: dict[str, str] | None = None
 ) -> dict[str, int]:
     """Bytes that the work needs with each model beyond what the process held before, at its peak.
 
-    Each is measured in a process of its own: on a CPU the process's memory (Linux only), else the device's.
+    On a CPU each is measured in a process of its own (Linux only); on a GPU the allocator counts in this one.
 
     Args:
         workload: the work.
@@ -120,14 +142,22 @@ def memory(
     """
     measured = {}
     for name in models:
-        with _noting(failures, name), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            measured[name] = pool.submit(_memory_of, workload, name).result()
+        with _noting(failures, name):
+            if workload.device == "cuda":
+                measured[name] = _memory_of(workload, name)
+                torch.cuda.empty_cache()
+                continue
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_volunteer) as pool:
+                measured[name] = pool.submit(_memory_of, workload, name).result()
     return measured
 
 
+def _volunteer() -> None:
+    """If a process must be killed for want of memory, this one and not its parent."""
+    Path("/proc/self/oom_score_adj").write_text("1000")
+
+
 def _memory_of(workload: Workload, name: str) -> int:
-    if workload.device == "cpu":
-        Path("/proc/self/oom_score_adj").write_text("1000")  # if one must be killed, this process and not its parent
     with _quiet():
         return _peak_of(workload, workload.model(name))
 
@@ -181,6 +211,7 @@ class Plan:
         repeats: how often each model's time is measured.
         limits: the most tokens of a document that a model is measured with; absent models have no limit.
         with_memory: measure memory too. It is measured first, so that what does not fit is not tried in this process.
+        with_profile: find out what longformer_plus spends its time with.
 
     Raises:
         ValueError: a name is unknown, or this machine cannot do it.
@@ -191,6 +222,7 @@ class Plan:
     repeats: int = 5
     limits: Mapping[str, int] = field(default_factory=dict)
     with_memory: bool = True
+    with_profile: bool = False
 
     def __post_init__(self) -> None:
         check_names(self.models, MODELS, "model")
@@ -221,9 +253,10 @@ class Plan:
         left = [name for name in models if name not in failures]
         with _quiet():
             measured = seconds(workload, self.repeats, left, failures)
+            shares = profile(workload) if self.with_profile and "longformer_plus" in measured else {}
         if workload.device == "cuda":
-            torch.cuda.empty_cache()  # the next point's processes need it
-        return Point(workload, sum(workload.lengths()), measured, peaks, failures)
+            torch.cuda.empty_cache()
+        return Point(workload, sum(workload.lengths()), measured, peaks, failures, shares)
 
 
 @contextmanager

@@ -94,6 +94,8 @@ def record(plan: Plan, command: str = "", path: Path | None = None) -> Recording
                 recording.save(path)
             with progress.external_write_mode():
                 print(_aligned(cells(recording.points[-1], recording.models)), flush=True)
+                if recording.points[-1].profile:
+                    print(profile(recording.points[-1]), flush=True)
             progress.update(cost)
     print(notes(recording), flush=True)
     return recording
@@ -137,6 +139,11 @@ def _model_cells(point: Point, name: str) -> tuple[str, str]:
     return time + memory, f"{point.num_valid / seconds:.0f}"
 
 
+def profile(point: Point) -> str:
+    """What longformer_plus spends its time with, largest share first."""
+    return "  " + ", ".join(f"{name} {share:.0%}" for name, share in point.profile.items() if share >= 0.005)
+
+
 def _aligned(row: Sequence[str]) -> str:
     """Widths are fixed: rows are printed as they are measured."""
     num_models = (len(row) - 7) // 2
@@ -170,9 +177,11 @@ def notes(recording: Recording) -> str:
         work = recording.points[0].workload
         layers = f"{work.num_layers} layers" if work.num_layers else "12 layers (ModernBERT 22)"
         lengths = " of mixed lengths" if work.mixed else ""
+        batches = sorted({point.workload.batch_size for point in recording.points})
+        batch = f"{batches[0]}" if len(batches) == 1 else f"{batches[0]} to {batches[-1]}"
         memory = "; memory is the peak beyond what was held before, in a process for each"
         lines.append(
-            f"base size, {layers}, batch {work.batch_size}{lengths}, {work.dtype}, dropout {work.dropout}, "
+            f"base size, {layers}, batch {batch}{lengths}, {work.dtype}, dropout {work.dropout}, "
             f"global tokens {work.num_global}; medians of {recording.repeats} in turns"
             f"{memory if any(point.memory for point in recording.points) else ''}; {describe(recording.circumstances)}"
         )

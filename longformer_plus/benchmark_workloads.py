@@ -23,6 +23,7 @@ from transformers import (
     RobertaModel,
 )
 
+from .linear import apply_linear
 from .modeling import LongformerPlusModel
 
 WORK = ("forward", "training")
@@ -163,7 +164,10 @@ class Workload:
             for layer in layers:
                 *square, widen, narrow = layer
                 for rows in states.split(chunk):
-                    results = [*(project(rows) for project in square), narrow(widen(rows))]
+                    results = [
+                        *(apply_linear(project, rows) for project in square),
+                        apply_linear(narrow, apply_linear(widen, rows)),
+                    ]
                 if self.work == "training":
                     torch.autograd.backward(results, [states.detach()] * len(results))
                     layer.zero_grad()

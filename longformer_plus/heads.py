@@ -17,6 +17,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import can_return_tuple
 
 from .configuration import LongformerPlusConfig
+from .linear import apply_linear
 from .losses import Count, sequence_loss, span_loss, token_loss
 from .modeling import LongformerPlusModel, LongformerPlusPreTrainedModel, first_valid_token
 from .outputs import (
@@ -27,14 +28,15 @@ from .outputs import (
     LongformerPlusSequenceClassifierOutput,
     LongformerPlusTokenClassifierOutput,
 )
+from .padding import Padding
 
 
-class _Head(LongformerPlusPreTrainedModel):
+class LongformerPlusHead(LongformerPlusPreTrainedModel):
     """An encoder with something on top."""
 
     longformer: LongformerPlusModel
 
-    def _run_encoder(
+    def run_encoder(
         self,
         input_ids: Tensor | None,
         attention_mask: Tensor | None,
@@ -54,7 +56,8 @@ class _Head(LongformerPlusPreTrainedModel):
         )
 
 
-def _extras(outputs: LongformerPlusModelOutput) -> dict[str, Any]:
+def extras(outputs: LongformerPlusModelOutput) -> dict[str, Any]:
+    """What every head's output takes over from the encoder's."""
     return {name: outputs.get(name) for name in ("hidden_states", "attentions", "global_attentions")}
 
 
@@ -70,11 +73,12 @@ class LongformerPlusLMHead(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(B, N, E) -> (B, N, V)."""
-        return self.decoder(self.layer_norm(F.gelu(self.dense(hidden_states))))
+        transformed = self.layer_norm(F.gelu(apply_linear(self.dense, hidden_states)))
+        return apply_linear(self.decoder, transformed)
 
 
-class LongformerPlusForMaskedLM(_Head):
-    """Masked language modelling."""
+class LongformerPlusLanguageModel(LongformerPlusHead):
+    """An encoder with a vocabulary on top: what masked and causal language models share."""
 
     _tied_weights_keys = {
         "lm_head.decoder.weight": "longformer.embeddings.word_embeddings.weight",
@@ -94,6 +98,16 @@ class LongformerPlusForMaskedLM(_Head):
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         """Replace the layer that gives the logits."""
         self.lm_head.decoder = new_embeddings
+
+    def logits(self, hidden_states: Tensor, padding: Padding | None = None) -> Tensor:
+        """(B, N, E) -> (B, N, V), without work for what `padding` takes out."""
+        if padding is None:
+            return self.lm_head(hidden_states)
+        return padding.restore(self.lm_head(padding.remove(hidden_states)), fill_with_sample=True)
+
+
+class LongformerPlusForMaskedLM(LongformerPlusLanguageModel):
+    """Masked language modelling."""
 
     @can_return_tuple
     def forward(
@@ -118,7 +132,7 @@ class LongformerPlusForMaskedLM(_Head):
         Returns:
             LongformerPlusMaskedLMOutput: `logits` (B, N, V), and `loss` where labels are given.
         """
-        outputs = self._run_encoder(
+        outputs = self.run_encoder(
             input_ids,
             attention_mask,
             global_attention_mask,
@@ -134,13 +148,9 @@ class LongformerPlusForMaskedLM(_Head):
         padding = self.find_padding(
             attention_mask, input_ids, token_type_ids, position_ids, output_attentions, labels is not None
         )
-        if padding is None:
-            logits = self.lm_head(outputs.last_hidden_state)
-        else:
-            tokens = padding.remove(outputs.last_hidden_state)
-            logits = padding.restore(self.lm_head(tokens), fill_with_sample=True)
+        logits = self.logits(outputs.last_hidden_state, padding)
         loss = None if labels is None else token_loss(logits, labels, num_items_in_batch)
-        return LongformerPlusMaskedLMOutput(loss=loss, logits=logits, **_extras(outputs))
+        return LongformerPlusMaskedLMOutput(loss=loss, logits=logits, **extras(outputs))
 
 
 class LongformerPlusClassificationHead(nn.Module):
@@ -158,7 +168,7 @@ class LongformerPlusClassificationHead(nn.Module):
         return self.out_proj(self.dropout(hidden))
 
 
-class LongformerPlusForSequenceClassification(_Head):
+class LongformerPlusForSequenceClassification(LongformerPlusHead):
     """Classification or regression of whole documents, from the first valid token."""
 
     auto_global_attention = "cls"
@@ -194,7 +204,7 @@ class LongformerPlusForSequenceClassification(_Head):
         Returns:
             LongformerPlusSequenceClassifierOutput: `logits` (B, C), and `loss` where labels are given.
         """
-        outputs = self._run_encoder(
+        outputs = self.run_encoder(
             input_ids,
             attention_mask,
             global_attention_mask,
@@ -210,10 +220,10 @@ class LongformerPlusForSequenceClassification(_Head):
         loss = None
         if labels is not None:
             loss = sequence_loss(logits, labels, self.config.problem_type, num_items_in_batch)
-        return LongformerPlusSequenceClassifierOutput(loss=loss, logits=logits, **_extras(outputs))
+        return LongformerPlusSequenceClassifierOutput(loss=loss, logits=logits, **extras(outputs))
 
 
-class LongformerPlusForQuestionAnswering(_Head):
+class LongformerPlusForQuestionAnswering(LongformerPlusHead):
     """Extractive question answering: where in the document the answer starts and ends."""
 
     auto_global_attention = "question"
@@ -255,7 +265,7 @@ class LongformerPlusForQuestionAnswering(_Head):
             LongformerPlusQuestionAnsweringOutput: `start_logits` and `end_logits` (B, N), and `loss` where both
             positions are given.
         """
-        outputs = self._run_encoder(
+        outputs = self.run_encoder(
             input_ids,
             attention_mask,
             global_attention_mask,
@@ -276,11 +286,11 @@ class LongformerPlusForQuestionAnswering(_Head):
             loss=loss,
             start_logits=start_logits.contiguous(),
             end_logits=end_logits.contiguous(),
-            **_extras(outputs),
+            **extras(outputs),
         )
 
 
-class LongformerPlusForTokenClassification(_Head):
+class LongformerPlusForTokenClassification(LongformerPlusHead):
     """A class for every token."""
 
     def __init__(self, config: PreTrainedConfig) -> None:
@@ -314,7 +324,7 @@ class LongformerPlusForTokenClassification(_Head):
         Returns:
             LongformerPlusTokenClassifierOutput: `logits` (B, N, C), and `loss` where labels are given.
         """
-        outputs = self._run_encoder(
+        outputs = self.run_encoder(
             input_ids,
             attention_mask,
             global_attention_mask,
@@ -329,10 +339,10 @@ class LongformerPlusForTokenClassification(_Head):
         )
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
         loss = None if labels is None else token_loss(logits, labels, num_items_in_batch)
-        return LongformerPlusTokenClassifierOutput(loss=loss, logits=logits, **_extras(outputs))
+        return LongformerPlusTokenClassifierOutput(loss=loss, logits=logits, **extras(outputs))
 
 
-class LongformerPlusForMultipleChoice(_Head):
+class LongformerPlusForMultipleChoice(LongformerPlusHead):
     """Which of C inputs (a context with each of C choices) is the right one."""
 
     auto_global_attention = "choice"
@@ -392,7 +402,7 @@ class LongformerPlusForMultipleChoice(_Head):
                 "position_ids": position_ids,
             }.items()
         }
-        outputs = self._run_encoder(
+        outputs = self.run_encoder(
             **flat,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
@@ -401,4 +411,4 @@ class LongformerPlusForMultipleChoice(_Head):
         )
         logits = self.classifier(self.dropout(outputs.pooler_output)).view(-1, num_choices)
         loss = None if labels is None else token_loss(logits, labels, num_items_in_batch)
-        return LongformerPlusMultipleChoiceOutput(loss=loss, logits=logits, **_extras(outputs))
+        return LongformerPlusMultipleChoiceOutput(loss=loss, logits=logits, **extras(outputs))

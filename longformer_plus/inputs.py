@@ -8,13 +8,14 @@ Shapes: B batch, N tokens, L layers, H heads, E hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .attention import places_in, segments_of
+from .cache import LongformerPlusCache
 from .configuration import LongformerPlusConfig
 
 
@@ -98,16 +99,18 @@ def check_global_tokens(is_global: Tensor | None, max_global_tokens: int | None)
         )
 
 
-def check_document_ids(document_ids: Tensor, attention_mask: Tensor | None, shape: tuple[int, int]) -> None:
-    """Check (B, N) ids of the documents that rows hold.
+def check_document_ids(document_ids: Tensor | None, attention_mask: Tensor | None, shape: Sequence[int]) -> None:
+    """Check (B, N) ids of the documents that rows hold, if there are any.
 
     Raises:
         ValueError: they are no ints, have another shape, or an id stands in two places of a row.
     """
+    if document_ids is None:
+        return
     _check_integers("document_ids", document_ids)
-    if tuple(document_ids.shape) != shape:
+    if document_ids.shape != tuple(shape):
         given = tuple(document_ids.shape)
-        raise ValueError(f"document_ids has shape {given}, the input has {shape} (batch, tokens).")
+        raise ValueError(f"document_ids has shape {given}, the input has {tuple(shape)} (batch, tokens).")
     if torch.compiler.is_compiling():
         return
     valid = torch.ones_like(document_ids, dtype=torch.bool) if attention_mask is None else attention_mask > 0
@@ -117,6 +120,54 @@ def check_document_ids(document_ids: Tensor, attention_mask: Tensor | None, shap
         raise ValueError(
             "document_ids has the same id in two places of a row: the tokens of a document stand side by side, and "
             "each document of a row has an id of its own."
+        )
+
+
+def check_cache(config: LongformerPlusConfig, cache: object, document_ids: Tensor | None) -> None:
+    """Check that a model can go on from what it is given as `past_key_values`, if anything.
+
+    Raises:
+        TypeError: it is another kind of cache.
+        ValueError: the model is not causal, or rows hold several documents.
+    """
+    if cache is None:
+        return
+    if not isinstance(cache, LongformerPlusCache):
+        raise TypeError(
+            f"past_key_values of type {type(cache).__name__} is not allowed: pass a LongformerPlusCache(model.config), "
+            "or leave it out and set use_cache=True."
+        )
+    if not config.is_causal:
+        raise ValueError("past_key_values goes with a causal model only. Leave it out, or set config.is_causal=True.")
+    if document_ids is not None:
+        raise ValueError(
+            "document_ids with past_key_values or use_cache=True is not allowed: a row with a cache is one document. "
+            "Give each document a row of its own."
+        )
+
+
+def new_columns(mask: Tensor | None, cache: LongformerPlusCache | None, tokens: Tensor | None) -> Tensor | None:
+    """The part of a (B, N before + N) mask that is about the (B, N, ...) new tokens; other masks as they are."""
+    if mask is None or cache is None or tokens is None:
+        return mask
+    before = cache.get_seq_length()
+    return mask[:, before:] if mask.dim() == 2 and mask.shape[1] == before + tokens.shape[1] else mask
+
+
+def check_continuation(cache: LongformerPlusCache | None, num_rows: int, is_global: Tensor | None) -> None:
+    """Check the rows that continue those of a cache.
+
+    Raises:
+        ValueError: they are more or fewer, or one of the (B, N) new tokens is global.
+    """
+    if cache is None or not cache.get_seq_length():
+        return
+    if cache.num_rows != num_rows:
+        raise ValueError(f"The input has {num_rows} rows, but past_key_values has {cache.num_rows}. Give as many.")
+    if is_global is not None and not torch.compiler.is_compiling() and bool(is_global.any()):
+        raise ValueError(
+            "A token that continues a cached document attends globally; only those of its first forward can: what a "
+            "global token looks at is not kept. Put global tokens into the prompt, and the prompt into one forward."
         )
 
 
@@ -212,5 +263,6 @@ def _check_ids(name: str, values: Tensor, size: int, shape: tuple[int, int]) -> 
 _REMEDIES = {
     "input_ids": "Use the tokenizer of this checkpoint, or resize_token_embeddings after adding tokens.",
     "token_type_ids": "Longformer uses a single token type: leave token_type_ids out, or set config.type_vocab_size.",
-    "position_ids": "Positions start at pad_token_id + 1; leave position_ids out to have them made.",
+    "position_ids": "Positions start at pad_token_id + 1; leave position_ids out to have them made. For longer "
+    "documents give the model a longer position table; when generating, ask for fewer tokens.",
 }

@@ -7,7 +7,9 @@ Shapes: B batch, N tokens, H heads, D head size, E hidden size, G global tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +17,18 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .activations import without_gelu_output
-from .attention import ALL_ATTENTION_FUNCTIONS, AttentionPattern, attend_globally, eager_local_rows, places_in
+from .attention import (
+    ALL_ATTENTION_FUNCTIONS,
+    AttentionPattern,
+    attend_globally,
+    continued_local_rows,
+    eager_local_rows,
+    places_in,
+)
+from .cache import LongformerPlusCache, RollingLayer
 from .chunks import cheapest_chunk, in_chunks
 from .configuration import LongformerPlusConfig
+from .linear import apply_linear
 
 
 class LongformerPlusEmbeddings(nn.Module):
@@ -90,6 +101,7 @@ class LongformerPlusSelfAttention(nn.Module):
         pattern: AttentionPattern,
         head_mask: Tensor | None = None,
         output_attentions: bool = False,
+        cache: RollingLayer | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """
         Args:
@@ -97,6 +109,7 @@ class LongformerPlusSelfAttention(nn.Module):
             pattern: who may attend to whom.
             head_mask: (H) factors of the heads' contributions.
             output_attentions: return the probabilities, which only the eager backend has.
+            cache: what is kept of the tokens before, if any, and for those after.
 
         Returns:
             The context (B, N, E), zero on padding; the probabilities of the local rows (B, H, N, G + W + 1) and of the
@@ -106,11 +119,20 @@ class LongformerPlusSelfAttention(nn.Module):
         projections = {"query": self.query, "key": self.key, "value": self.value}
         size = cheapest_chunk(hidden_states, self.config.intermediate_size, *projections.values())
         query, key, value = (
-            in_chunks(project, size, hidden_states, scratch=(pattern, name)).unflatten(-1, (self.num_heads, -1))
+            in_chunks(partial(apply_linear, project), size, hidden_states, scratch=(pattern, name)).unflatten(
+                -1, (self.num_heads, -1)
+            )
             for name, project in projections.items()
         )  # (B, N, H, D) each
         backend = "eager" if output_attentions else self.config._attn_implementation
-        context, probabilities = self._local_rows(backend, query, key, value, pattern, dropout)
+        local_rows = partial(ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_local_rows), pattern=pattern)
+        if cache is not None:
+            continues = cache.num_tokens > 0
+            reached = cache.update(key, value, pattern)
+            if continues:
+                key, value, is_key = reached
+                local_rows = partial(continued_local_rows, is_key=is_key, num_global=cache.num_global)
+        context, probabilities = self._by_dilation(local_rows, query, key, value, dropout)
         context, global_probabilities = context.flatten(2), None
         if pattern.num_global:
             global_context, global_probabilities = attend_globally(
@@ -134,24 +156,28 @@ class LongformerPlusSelfAttention(nn.Module):
             global_probabilities = global_probabilities.transpose(2, 3)
         return context, probabilities, global_probabilities
 
-    def _local_rows(
-        self, backend: str, query: Tensor, key: Tensor, value: Tensor, pattern: AttentionPattern, dropout: float
+    def _by_dilation(
+        self,
+        local_rows: Callable[..., tuple[Tensor, Tensor | None]],
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        dropout: float,
     ) -> tuple[Tensor, Tensor | None]:
         """(B, N, H, D) -> (B, N, H, D), (B, H, N, G + W + 1) or None: one call for the heads of each dilation."""
-        local_rows = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_local_rows)
+        local_rows = partial(local_rows, window=self.window, dropout=dropout)
         steps = sorted(set(self.dilations))
         if len(steps) == 1:
-            return local_rows(query, key, value, pattern, self.window, steps[0], dropout)
+            return local_rows(query, key, value, dilation=steps[0])
         groups = [[head for head, step in enumerate(self.dilations) if step == wanted] for wanted in steps]
         results = [
-            local_rows(query[:, :, heads], key[:, :, heads], value[:, :, heads], pattern, self.window, step, dropout)
+            local_rows(*(rows[:, :, heads] for rows in (query, key, value)), dilation=step)
             for step, heads in zip(steps, groups, strict=True)
         ]
         order = torch.tensor([head for heads in groups for head in heads], device=query.device).argsort()
         context = torch.cat([context for context, _ in results], dim=2)[:, :, order]
-        if results[0][1] is None:
-            return context, None
-        return context, torch.cat([probabilities for _, probabilities in results], dim=1)[:, order]
+        probabilities = [each for _, each in results if each is not None]
+        return context, torch.cat(probabilities, dim=1)[:, order] if probabilities else None
 
 
 class LongformerPlusResidual(nn.Module):
@@ -165,7 +191,7 @@ class LongformerPlusResidual(nn.Module):
 
     def forward(self, update: Tensor, residual: Tensor) -> Tensor:
         """(B, N, width), (B, N, E) -> (B, N, E)."""
-        return self.LayerNorm(self.dropout(self.dense(update)) + residual)
+        return self.LayerNorm(self.dropout(apply_linear(self.dense, update)) + residual)
 
 
 class LongformerPlusAttentionBlock(nn.Module):
@@ -178,10 +204,15 @@ class LongformerPlusAttentionBlock(nn.Module):
         self.width = config.intermediate_size
 
     def forward(
-        self, hidden_states: Tensor, pattern: AttentionPattern, head_mask: Tensor | None, output_attentions: bool
+        self,
+        hidden_states: Tensor,
+        pattern: AttentionPattern,
+        head_mask: Tensor | None,
+        output_attentions: bool,
+        cache: RollingLayer | None,
     ) -> Tensor:
         """(B, N, E) -> (B, N, E)."""
-        context = self.self(hidden_states, pattern, head_mask, output_attentions)[0]
+        context = self.self(hidden_states, pattern, head_mask, output_attentions, cache)[0]
         return in_chunks(self.output, cheapest_chunk(hidden_states, self.width, self.output), context, hidden_states)
 
 
@@ -195,7 +226,7 @@ class LongformerPlusIntermediate(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(B, N, E) -> (B, N, intermediate size)."""
-        return self.activation(self.dense(hidden_states))
+        return self.activation(apply_linear(self.dense, hidden_states))
 
 
 class LongformerPlusLayer(GradientCheckpointingLayer):
@@ -215,9 +246,10 @@ class LongformerPlusLayer(GradientCheckpointingLayer):
         pattern: AttentionPattern,
         head_mask: Tensor | None = None,
         output_attentions: bool = False,
+        cache: RollingLayer | None = None,
     ) -> Tensor:
         """(B, N, E) -> (B, N, E)."""
-        hidden_states = self.attention(hidden_states, pattern, head_mask, output_attentions)
+        hidden_states = self.attention(hidden_states, pattern, head_mask, output_attentions, cache)
         size = self.chunk_size_feed_forward or cheapest_chunk(hidden_states, self.width, self.intermediate, self.output)
         return in_chunks(self.feed_forward, size, hidden_states)
 
@@ -238,11 +270,17 @@ class LongformerPlusEncoder(nn.Module):
         self.gradient_checkpointing = False
 
     def forward(
-        self, hidden_states: Tensor, pattern: AttentionPattern, head_masks: list[Tensor | None], output_attentions: bool
+        self,
+        hidden_states: Tensor,
+        pattern: AttentionPattern,
+        head_masks: list[Tensor | None],
+        output_attentions: bool,
+        cache: LongformerPlusCache | None = None,
     ) -> Tensor:
         """(B, N, E) -> (B, N, E)."""
-        for layer, head_mask in zip(self.layer, head_masks, strict=True):
-            hidden_states = layer(hidden_states, pattern, head_mask, output_attentions)
+        caches: Sequence[RollingLayer | None] = [None] * len(self.layer) if cache is None else cache.layers
+        for layer, head_mask, kept in zip(self.layer, head_masks, caches, strict=True):
+            hidden_states = layer(hidden_states, pattern, head_mask, output_attentions, kept)
         return hidden_states
 
 
@@ -255,4 +293,4 @@ class LongformerPlusPooler(nn.Module):
 
     def forward(self, first_token: Tensor) -> Tensor:
         """(B, E) -> (B, E)."""
-        return torch.tanh(self.dense(first_token))
+        return torch.tanh(apply_linear(self.dense, first_token))

@@ -18,15 +18,19 @@ from transformers.utils import can_return_tuple, logging
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import AttentionPattern, places_in, segments_of
+from .cache import LongformerPlusCache
 from .configuration import LongformerPlusConfig
 from .global_attention import Policy, build_by_document, build_global_attention_mask
 from .inputs import (
+    check_cache,
+    check_continuation,
     check_document_ids,
     check_global_tokens,
     check_head_mask,
     check_inputs,
     check_length,
     flattened_documents,
+    new_columns,
 )
 from .layers import (
     LongformerPlusEmbeddings,
@@ -53,6 +57,7 @@ class LongformerPlusPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["LongformerPlusEmbeddings", "LongformerPlusLayer"]
     _supports_sdpa = True
+    _supports_flex_attn = True
     # A buffer in checkpoints written before transformers 4.31.
     _keys_to_ignore_on_load_unexpected = [r"embeddings\.position_ids$"]
     _can_record_outputs = {
@@ -171,6 +176,8 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         padding_states: bool = False,
         max_global_tokens: int | None = None,
         document_ids: Tensor | None = None,
+        past_key_values: LongformerPlusCache | None = None,
+        use_cache: bool | None = None,
         **kwargs: Any,
     ) -> LongformerPlusModelOutput:
         """
@@ -193,18 +200,28 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
             document_ids: (B, N) ints where rows hold several documents, one after another: tokens of different ids do
                 not see one another, and positions start again. Also as `seq_idx` or `cu_seq_lens_q`, as transformers'
                 flattening collator has them; its `position_ids` are then the same as none.
+            past_key_values: of a causal model, what it keeps of the tokens before; the masks may include those. Only
+                tokens of the first forward can attend globally.
+            use_cache: return `past_key_values`, new where none were given. Not with gradient checkpointing.
             return_dict: False for a tuple.
 
         Returns:
             LongformerPlusModelOutput: `last_hidden_state` (B, N, E); `pooler_output` (B, E), from the first valid
-            token; `hidden_states`, `attentions` and `global_attentions` as in `outputs`.
+            token; `hidden_states`, `attentions` and `global_attentions` as in `outputs`; `past_key_values`.
 
         Raises:
+            TypeError: `past_key_values` is another model's.
             ValueError: an input has a shape or values that the model cannot take.
         """
-        output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
+        cache = self._cache(past_key_values, use_cache)
+        tokens = input_ids if inputs_embeds is None else inputs_embeds
+        attention_mask, global_attention_mask = (
+            new_columns(mask, cache, tokens) for mask in (attention_mask, global_attention_mask)
+        )
         check_inputs(
             self.config,
             input_ids,
@@ -220,31 +237,33 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         if document_ids is None:
             document_ids = flattened_documents(kwargs, position_ids)
             position_ids = position_ids if document_ids is None else None
-        segments = None
-        if document_ids is not None:
-            tokens: Tensor = input_ids if inputs_embeds is None else inputs_embeds  # type: ignore[assignment]
-            check_document_ids(document_ids, attention_mask, (tokens.shape[0], tokens.shape[1]))
-            segments = segments_of(document_ids)
+        check_cache(self.config, cache, document_ids)
+        check_document_ids(document_ids, attention_mask, tokens.shape[:2])  # type: ignore[union-attr]
+        segments = None if document_ids is None else segments_of(document_ids)
         if input_ids is not None:
             self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
-        if global_attention_mask is None:
-            global_attention_mask = self.choose_global_attention(
-                input_ids, inputs_embeds, attention_mask, auto_global_attention, segments
-            )
-        padding = self.find_padding(
-            attention_mask, input_ids, token_type_ids, position_ids, output_attentions, padding_states
-        )
-        if position_ids is None:
-            position_ids = self.embeddings.positions(input_ids, inputs_embeds, segments)
-            check_length(self.config, position_ids.shape[1], position_ids)
         if output_attentions and self.config._attn_implementation != "eager":
             logger.warning_once(
                 f'output_attentions=True is computed by the eager backend: "{self.config._attn_implementation}" has no '
                 "attention probabilities to return."
             )
-
+        if global_attention_mask is None and (cache is None or not cache.get_seq_length()):
+            global_attention_mask = self.choose_global_attention(
+                input_ids, inputs_embeds, attention_mask, auto_global_attention, segments
+            )
         valid, is_global = split_masks(attention_mask, global_attention_mask)
         check_global_tokens(is_global, max_global_tokens)
+        check_continuation(cache, tokens.shape[0], is_global)  # type: ignore[union-attr]
+
+        padding = None
+        if cache is None:
+            padding = self.find_padding(
+                attention_mask, input_ids, token_type_ids, position_ids, output_attentions, padding_states
+            )
+        if position_ids is None:
+            position_ids = self._positions(input_ids, inputs_embeds, segments, cache)
+        if cache is not None:
+            cache.advance(position_ids)
         batch = (input_ids, token_type_ids, position_ids, inputs_embeds)
         if padding is not None:
             batch = tuple(None if rows is None else padding.remove(rows) for rows in batch)  # type: ignore[assignment]
@@ -269,6 +288,7 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
             hidden_states,
             pattern,
             head_masks,
+            cache,
             output_attentions=output_attentions,
             output_global_attentions=output_attentions and pattern.num_global > 0,
             output_hidden_states=output_hidden_states,
@@ -283,7 +303,39 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
                 )
         if self.pooler is not None:
             outputs.pooler_output = self.pooler(first_valid_token(outputs.last_hidden_state, attention_mask))
+        outputs.past_key_values = cache
         return outputs
+
+    def _cache(self, past_key_values: LongformerPlusCache | None, use_cache: bool | None) -> LongformerPlusCache | None:
+        """The cache of a forward, None for none."""
+        if self.training and self.encoder.gradient_checkpointing:
+            if use_cache or past_key_values is not None:
+                # The layers run twice, and would be cached twice.
+                logger.warning_once("Gradient checkpointing goes with no cache: use_cache is taken as False.")
+            return None
+        if past_key_values is None and use_cache:
+            return LongformerPlusCache(self.config)
+        return past_key_values
+
+    def _positions(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        segments: Tensor | None,
+        cache: LongformerPlusCache | None,
+    ) -> Tensor:
+        """(B, N) or (1, N) position ids of a batch that comes without them.
+
+        Raises:
+            ValueError: the table has too few positions.
+        """
+        position_ids = self.embeddings.positions(input_ids, inputs_embeds, segments)
+        num_tokens = position_ids.shape[1]
+        if cache is not None:
+            position_ids = cache.positions(position_ids, first=self.embeddings.padding_idx + 1)
+            num_tokens += cache.get_seq_length()
+        check_length(self.config, num_tokens, position_ids)
+        return position_ids
 
     @capture_outputs
     def _encode(
@@ -291,11 +343,12 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         hidden_states: Tensor,
         pattern: AttentionPattern,
         head_masks: list[Tensor | None],
+        cache: LongformerPlusCache | None,
         output_attentions: bool,
         **kwargs: Any,
     ) -> LongformerPlusModelOutput:
         """The layers; `capture_outputs` records what `_can_record_outputs` names on the way."""
-        hidden_states = self.encoder(hidden_states, pattern, head_masks, output_attentions)
+        hidden_states = self.encoder(hidden_states, pattern, head_masks, output_attentions, cache)
         return LongformerPlusModelOutput(last_hidden_state=hidden_states)
 
 

@@ -10,6 +10,8 @@ attentions: one (B, H, N, G + W + 1) per layer. The first G columns are the glob
 global_attentions: one (B, H, N, G) per layer: entry (b, h, j, g) is the weight that the g-th global token gives to
     token j. None when no token of the batch is global.
 
+In generation N counts the new tokens of a forward.
+
 The layout is that of transformers' Longformer, trimmed to N.
 """
 
@@ -18,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor
+from transformers import Cache
 from transformers import modeling_outputs as base
 
 
@@ -26,6 +29,14 @@ class LongformerPlusModelOutput(base.BaseModelOutputWithPooling):
     """Output of LongformerPlusModel."""
 
     last_hidden_state: Tensor = None  # type: ignore[assignment]
+    global_attentions: tuple[Tensor, ...] | None = None
+    past_key_values: Cache | None = None
+
+
+@dataclass
+class LongformerPlusCausalLMOutput(base.CausalLMOutputWithPast):
+    """Output of LongformerPlusForCausalLM."""
+
     global_attentions: tuple[Tensor, ...] | None = None
 
 

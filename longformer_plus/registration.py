@@ -6,6 +6,7 @@ import transformers
 from transformers import AutoConfig, AutoTokenizer, LongformerConfig
 from transformers.models.auto import modeling_auto
 
+from .causal_lm import LongformerPlusForCausalLM
 from .configuration import LongformerPlusConfig
 from .heads import (
     LongformerPlusForMaskedLM,
@@ -21,6 +22,7 @@ _MODELS = {
     "AutoModel": LongformerPlusModel,
     "AutoModelForPreTraining": LongformerPlusForMaskedLM,
     "AutoModelForMaskedLM": LongformerPlusForMaskedLM,
+    "AutoModelForCausalLM": LongformerPlusForCausalLM,
     "AutoModelForSequenceClassification": LongformerPlusForSequenceClassification,
     "AutoModelForQuestionAnswering": LongformerPlusForQuestionAnswering,
     "AutoModelForTokenClassification": LongformerPlusForTokenClassification,
@@ -30,6 +32,7 @@ _MODELS = {
 _NAME_TABLES = {
     "MODEL_MAPPING_NAMES": LongformerPlusModel,
     "MODEL_FOR_MASKED_LM_MAPPING_NAMES": LongformerPlusForMaskedLM,
+    "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES": LongformerPlusForCausalLM,
     "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES": LongformerPlusForSequenceClassification,
     "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES": LongformerPlusForQuestionAnswering,
     "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES": LongformerPlusForTokenClassification,

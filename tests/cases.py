@@ -16,8 +16,8 @@ from longformer_plus.attention.sdpa import dense_local_rows, windowed_local_rows
 BACKENDS = ("eager", "sdpa")
 
 # The ways of "sdpa" on other devices than the CPU, to be tested here too.
-ALL_ATTENTION_FUNCTIONS.register("sdpa windows", lambda *arguments: (windowed_local_rows(*arguments), None))
-ALL_ATTENTION_FUNCTIONS.register("sdpa dense", lambda *arguments: (dense_local_rows(*arguments), None))
+ALL_ATTENTION_FUNCTIONS.register("sdpa windows", lambda *args, **kwargs: (windowed_local_rows(*args, **kwargs), None))
+ALL_ATTENTION_FUNCTIONS.register("sdpa dense", lambda *args, **kwargs: (dense_local_rows(*args, **kwargs), None))
 LOCAL_ROWS = (*BACKENDS, "sdpa windows", "sdpa dense")
 
 

@@ -107,9 +107,9 @@ def test_attention_implementation_is_honoured(checkpoint: tuple, head: str, back
     for name in BACKENDS:
         function = longformer_plus.attention.ALL_ATTENTION_FUNCTIONS[name]
 
-        def spy(*args, name=name, function=function):
+        def spy(*args, name=name, function=function, **kwargs):
             used.append(name)
-            return function(*args)
+            return function(*args, **kwargs)
 
         longformer_plus.attention.ALL_ATTENTION_FUNCTIONS[name] = spy
     try:

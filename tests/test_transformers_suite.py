@@ -10,6 +10,7 @@ import torch
 
 from longformer_plus import (
     LongformerPlusConfig,
+    LongformerPlusForCausalLM,
     LongformerPlusForMaskedLM,
     LongformerPlusForMultipleChoice,
     LongformerPlusForQuestionAnswering,
@@ -71,10 +72,11 @@ class LongformerPlusModelTester:
 
 
 @pytest.mark.filterwarnings("ignore")
-class LongformerPlusSuiteTest(_common.ModelTesterMixin, unittest.TestCase):
+class LongformerPlusSuiteTest(_common.ModelTesterMixin, _common.GenerationTesterMixin, unittest.TestCase):
     all_model_classes = (
         LongformerPlusModel,
         LongformerPlusForMaskedLM,
+        LongformerPlusForCausalLM,
         LongformerPlusForSequenceClassification,
         LongformerPlusForQuestionAnswering,
         LongformerPlusForTokenClassification,

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from transformers import AttentionInterface
 
+from .continued import continued_local_rows
 from .eager import eager_local_rows
+from .flex import flex_local_rows
 from .global_rows import attend_globally
 from .pattern import AttentionPattern, places_in, segments_of
 from .sdpa import sdpa_local_rows
@@ -18,13 +20,14 @@ class LocalAttentionInterface(AttentionInterface):
     """The backends of the local rows, by `attn_implementation`. Private to this package: transformers' own registry is
     for functions of another signature.
 
-    Each takes `(query, key, value, pattern, window, dropout)` and returns the context and, if it has them, the
-    probabilities; see `eager.eager_local_rows`.
+    Each takes `(query, key, value, pattern, window, dilation, dropout)` and returns the context and, if it has them,
+    the probabilities; see `eager.eager_local_rows`.
     """
 
     _global_mapping = {
         "eager": eager_local_rows,
         "sdpa": sdpa_local_rows,
+        "flex_attention": flex_local_rows,
     }
 
 
@@ -34,7 +37,9 @@ __all__ = [
     "ALL_ATTENTION_FUNCTIONS",
     "AttentionPattern",
     "attend_globally",
+    "continued_local_rows",
     "eager_local_rows",
+    "flex_local_rows",
     "places_in",
     "sdpa_local_rows",
     "segments_of",

@@ -9,12 +9,12 @@ projected token by token: the scores are (W_k^T q) . x + q . b_k, and the contex
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..linear import apply_linear, is_plain_linear
 from .blocks import additive, softmax
 from .pattern import AttentionPattern
 
@@ -43,7 +43,9 @@ def attend_globally(
         The context (B, G, H, D), undefined in the rows of fillers, and the probabilities (B, H, G, N), zero there, or
         None.
     """
-    query = query_global(pattern.take_global(hidden_states)).unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    query = (
+        apply_linear(query_global, pattern.take_global(hidden_states)).unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    )
     query = query * query.shape[-1] ** -0.5  # (B, H, G, D)
     parts = _parts(pattern, query.dtype)
     probabilities: Tensor | None = None
@@ -56,7 +58,7 @@ def attend_globally(
             contexts.append(context)
     else:
         key, value = (
-            project(hidden_states).unflatten(-1, (num_heads, -1)).transpose(1, 2)  # (B, H, N, D)
+            apply_linear(project, hidden_states).unflatten(-1, (num_heads, -1)).transpose(1, 2)  # (B, H, N, D)
             for project in (key_global, value_global)
         )
         for part in parts:
@@ -73,22 +75,6 @@ def attend_globally(
     if not need_probabilities or probabilities is None:
         return joined, None
     return joined, probabilities * pattern.global_row_mask()[:, None]
-
-
-def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether `module(x)` is nothing but `x @ module.weight.T + module.bias`, so that the weight may be read directly.
-
-    Not so for an adapter, a quantised layer, a layer with hooks, with parametrizations, or with a `forward` of its own
-    in the instance (accelerate puts one there), nor where the weight is offloaded (meta), sharded (DTensor) or anything
-    else than exactly a Parameter.
-    """
-    return (
-        type(module) is nn.Linear
-        and "forward" not in vars(module)
-        and not any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks))
-        and not module._backward_pre_hooks
-        and all(type(p) is nn.Parameter and not p.is_meta for p in (module.weight, module.bias))
-    )
 
 
 @dataclass(frozen=True)

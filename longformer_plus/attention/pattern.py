@@ -11,12 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 MASKED = -1
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class AttentionPattern:
     is_uniform: bool
     is_packed: bool
     is_causal: bool
-    _shared: dict[object, Tensor] = field(default_factory=dict, repr=False)
+    _shared: dict[object, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def build(
@@ -137,7 +140,7 @@ class AttentionPattern:
             )
         ]
 
-    def shared(self, key: object, build: Callable[[], Tensor]) -> Tensor:
+    def shared(self, key: object, build: Callable[[], T]) -> T:
         """What `build` gives, built at the first call with this key and kept for the other layers."""
         if key not in self._shared:
             self._shared[key] = build()

@@ -31,8 +31,9 @@ examples:
       long documents, transformers left out of the longest; long.json is written after every row
   longformer-plus bench --models transformers longformer_plus modernbert bigbird roberta --batch 8 --mixed
       batches of mixed lengths, padded, beside other architectures
-  longformer-plus bench --device cuda --dtype bfloat16 --windows 128 256 512 --backends sdpa eager
-      every window with every backend, on a GPU
+  longformer-plus bench --device cuda --dtype bfloat16 --backends sdpa flex_attention --tokens 131072 --profile \\
+          --models transformers longformer_plus modernbert --lengths 1024 4096 16384 131072 --limit transformers=16384
+      a GPU filled with 131,072 tokens, whatever the length, with both backends
   longformer-plus bench --from long.json --markdown --plot long.svg
       measure nothing: print what was recorded again and draw it
 """
@@ -61,6 +62,7 @@ def add(commands: Any) -> None:
     add("--windows", type=int, nargs="+", default=[512], metavar="W", help="attention windows, total width in tokens")
     add("--backends", nargs="+", default=["sdpa"], metavar="NAME", help="attn_implementation of longformer_plus")
     add("--batch", type=int, default=1, metavar="B", help="documents in a batch")
+    add("--tokens", type=int, metavar="T", help="tokens of a batch: as many documents as make them, instead of --batch")
     add("--mixed", action="store_true", help="documents of mixed lengths: normal around N / 2, at most N, padded to N")
     add("--global-tokens", type=int, default=1, metavar="G", help="tokens of each document that attend globally")
     add("--layers", type=int, metavar="L", help="layers of every model; its base checkpoint's by default")
@@ -77,6 +79,7 @@ def add(commands: Any) -> None:
         help="leave a model out of documents longer than N tokens",
     )
     add("--no-memory", action="store_true", help="time only")
+    add("--profile", action="store_true", help="print what longformer_plus spends its time with, by operation")
     add("--json", type=Path, metavar="FILE", help="record in this new file what was measured, after every row")
     add("--from", type=Path, nargs="+", dest="recorded", metavar="FILE", help="measure nothing, read recorded files")
     add("--markdown", action="store_true", help="print the table in Markdown")
@@ -125,7 +128,7 @@ def _plan(options: argparse.Namespace) -> Plan:
             window=window,
             num_layers=options.layers,
             backend=backend,
-            batch_size=options.batch,
+            batch_size=max(options.tokens // max(length, 1), 1) if options.tokens else options.batch,
             mixed=options.mixed,
             num_global=options.global_tokens,
             dropout=options.dropout,
@@ -134,4 +137,4 @@ def _plan(options: argparse.Namespace) -> Plan:
         )
         for work, backend, window, length in product(options.work, options.backends, options.windows, options.lengths)
     ]
-    return Plan(workloads, options.models, options.repeats, dict(options.limit), not options.no_memory)
+    return Plan(workloads, options.models, options.repeats, dict(options.limit), not options.no_memory, options.profile)

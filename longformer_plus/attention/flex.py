@@ -1,0 +1,215 @@
+"""Local rows on torch's FlexAttention: one compiled kernel that reads only the blocks of keys that a block may see.
+
+The table of those blocks is made from bounds of each block (its segments and places), never from N x N positions.
+Tokens are put in order of their place modulo the dilation first, which makes a dilated window a plain one.
+
+FlexAttention drops no attention weights, and has no backward pass on CPUs: `sdpa` does what it cannot.
+
+Shapes: B batch, N tokens, H heads, D head size, W window, d dilation, M tokens of all rows filled up to whole blocks, n
+blocks of M.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from transformers.utils import logging
+
+from .blocks import deinterleave, interleave, pad_to_blocks
+from .pattern import MASKED, AttentionPattern
+from .sdpa import sdpa_local_rows
+
+logger = logging.get_logger(__name__)
+
+MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+_BLOCK = 128
+_FAR = torch.iinfo(torch.int64).max
+_PLACE_BITS = 32
+
+# Why the kernel could not be compiled, by kind of device and dtype: it is not tried again.
+_failures: dict[tuple[str, torch.dtype], str] = {}
+
+
+def flex_local_rows(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    pattern: AttentionPattern,
+    window: int,
+    dilation: int = 1,
+    dropout: float = 0.0,
+) -> tuple[Tensor, None]:
+    """Each token attends to the window around it and to the global tokens.
+
+    Args:
+        query, key, value: (B, N, H, D).
+        pattern: who may attend to whom.
+        window: W, the total width, in steps of the dilation.
+        dilation: d, the step between the keys of the window.
+        dropout: probability of dropping an attention weight; not 0 is left to `sdpa`, with one warning.
+
+    Returns:
+        The context (B, N, H, D), whose rows of masked and of global tokens are not defined, and no probabilities.
+    """
+    reason = why_not(query, dropout)
+    if reason is None:
+        try:
+            return _attend(query, key, value, pattern, window, dilation), None
+        except (FailOnRecompileLimitHit, TorchDynamoException) as error:
+            if torch.compiler.is_compiling():
+                raise
+            reason = f"it does not compile here ({str(error).strip().splitlines()[0]})"
+            _failures[query.device.type, query.dtype] = reason
+    if not torch.compiler.is_compiling():
+        logger.warning_once(f'attn_implementation="flex_attention" runs as "sdpa": {reason}.')
+    return sdpa_local_rows(query, key, value, pattern, window, dilation, dropout)
+
+
+def why_not(query: Tensor, dropout: float = 0.0) -> str | None:
+    """Why FlexAttention cannot compute the local rows of a (B, N, H, D) query; None where it can."""
+    if torch.compiler.is_exporting():
+        return "exported graphs hold none of it"
+    if dropout:
+        return "FlexAttention has no dropout of attention weights, and attention_probs_dropout_prob is not 0"
+    if query.device.type == "cpu" and torch.is_grad_enabled() and query.requires_grad:
+        return "FlexAttention has no backward pass on CPUs"
+    return _failures.get((query.device.type, query.dtype))
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, pattern: AttentionPattern, window: int, dilation: int) -> Tensor:
+    """(B, N, H, D) three times -> (B, N, H, D)."""
+    block_mask = pattern.shared(("flex", window, dilation), lambda: build_block_mask(pattern, window, dilation))
+    rows = (_in_line(tensor, dilation).transpose(0, 1)[None] for tensor in (query, key, value))  # (1, H, M, D) each
+    context = _kernel()(*rows, block_mask)[0].transpose(0, 1)  # (M, H, D)
+    num_rows, num_tokens = query.shape[:2]
+    sequences = (num_rows * dilation, -(-num_tokens // dilation))
+    return deinterleave(context[: sequences[0] * sequences[1]].unflatten(0, sequences), dilation, num_tokens)
+
+
+@cache
+def _kernel() -> Callable[..., Tensor]:
+    # Compiled for one length, then for any. Uncompiled, it would build all N x N scores: rather fail.
+    return torch.compile(_flex, fullgraph=True)
+
+
+def _flex(query: Tensor, key: Tensor, value: Tensor, block_mask: BlockMask) -> Tensor:
+    return flex_attention(query, key, value, block_mask=block_mask)
+
+
+def _in_line(rows: Tensor, dilation: int) -> Tensor:
+    """(B, N, ...) -> (M, ...): row after row, each in order of the place modulo d, filled up with zeros.
+
+    All rows in one line, and never a single block: a size of 1 would be compiled for itself.
+    """
+    line = interleave(rows, dilation).flatten(0, 1)
+    blocks = pad_to_blocks(line[None], 2 * _BLOCK)
+    return blocks.flatten(0, 2)
+
+
+def build_block_mask(pattern: AttentionPattern, window: int, dilation: int) -> BlockMask:
+    """The FlexAttention mask of a pattern, for tokens in the order of `_in_line`.
+
+    Args:
+        pattern: who may attend to whom.
+        window: W.
+        dilation: d.
+
+    Returns:
+        BlockMask: of (1, 1, M, M), in O(M + n^2) time and memory.
+    """
+    device = pattern.segments.device
+
+    def in_line(values: Tensor) -> Tensor:
+        return _in_line(values - MASKED, dilation) + MASKED  # fills up with MASKED
+
+    places = torch.arange(pattern.segments.shape[1], device=device).expand(pattern.segments.shape)
+    segments, place = in_line(pattern.segments), in_line(places)  # (M)
+    place = place.clamp(min=0)
+    # The tokens of one document and one place modulo d: those that can be in a window together.
+    sequence = torch.where(segments == MASKED, MASKED, segments * dilation + place % dilation)
+    global_segments = torch.full_like(segments, MASKED)
+    if pattern.is_global is not None:
+        global_segments = torch.where(in_line(pattern.is_global.long()) > 0, segments, MASKED)
+
+    partial, full = _blocks(segments, sequence, global_segments, place, window // 2, pattern.is_causal)
+    return BlockMask.from_kv_blocks(
+        *_table(partial),
+        *_table(full),
+        BLOCK_SIZE=_BLOCK,
+        mask_mod=_mask_mod(segments, sequence, global_segments, place, window // 2, pattern.is_causal),
+        seq_lengths=(len(segments), len(segments)),
+    )
+
+
+def _mask_mod(
+    segments: Tensor, sequence: Tensor, global_segments: Tensor, place: Tensor, reach: int, is_causal: bool
+) -> MaskMod:
+    """Whether a query attends to a key, from (M) tensors.
+
+    They stand one after another in one table, segments and places in one number: more sizes and more lookups do not
+    compile on CPUs.
+    """
+    # Masked queries look for what no key has.
+    wanted, wanted_sequence = (torch.where(ids == MASKED, MASKED - 1, ids) for ids in (segments, sequence))
+    columns = (wanted_sequence, sequence, (wanted << _PLACE_BITS) + place, (global_segments << _PLACE_BITS) + place)
+    table = torch.cat(columns)
+    starts = torch.arange(len(columns), device=table.device) * len(segments)
+    of_wanted_sequence, of_sequence, of_wanted, of_global = (start.clone() for start in starts)
+    half = torch.tensor(reach, device=table.device)
+
+    def both_ways(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        near = (query - key).abs() <= half
+        near = near & (table[of_sequence + key] == table[of_wanted_sequence + query])
+        return near | (table[of_global + key] >> _PLACE_BITS == table[of_wanted + query] >> _PLACE_BITS)
+
+    def causal(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        # Tokens of a sequence stand in order of their places.
+        near = (key <= query) & (query - key <= half)
+        near = near & (table[of_sequence + key] == table[of_wanted_sequence + query])
+        from_key, to_query = table[of_global + key], table[of_wanted + query]
+        return near | ((from_key >> _PLACE_BITS == to_query >> _PLACE_BITS) & (from_key <= to_query))
+
+    return causal if is_causal else both_ways
+
+
+def _blocks(
+    segments: Tensor, sequence: Tensor, global_segments: Tensor, place: Tensor, reach: int, is_causal: bool
+) -> tuple[Tensor, Tensor]:
+    """From (M): which blocks of keys a block of queries sees in part, and which wholly; (n, n) bool each."""
+    index = torch.arange(len(segments) // _BLOCK, device=segments.device)
+    apart = (index[:, None] - index[None, :]).abs() * _BLOCK  # between tokens of the same place in two blocks
+
+    low, high = _bounds(sequence)
+    near = (apart - (_BLOCK - 1) <= reach) & _overlap(low, high, low, high)
+    seen = near | _overlap(*_bounds(segments), *_bounds(global_segments))
+    whole = (sequence != MASKED).unflatten(0, (-1, _BLOCK)).all(-1) & (low == high)
+    full = (apart + (_BLOCK - 1) <= reach) & whole & (low == high)[:, None] & (low[:, None] == low)
+    if is_causal:
+        first, last = _bounds(torch.where(segments == MASKED, MASKED, place))
+        seen = seen & (first <= last[:, None])
+        full = full & (last <= first[:, None])
+    return seen & ~full, full
+
+
+def _bounds(values: Tensor) -> tuple[Tensor, Tensor]:
+    """(M) -> the least and the largest of each block, (n) each; MASKED left out."""
+    blocks = values.unflatten(0, (-1, _BLOCK))
+    return torch.where(blocks == MASKED, _FAR, blocks).amin(-1), blocks.amax(-1)
+
+
+def _overlap(low: Tensor, high: Tensor, key_low: Tensor, key_high: Tensor) -> Tensor:
+    """(n) four times -> (n, n) bool: whether the bounds of a block of queries meet those of a block of keys."""
+    return (low[:, None] <= key_high) & (key_low <= high[:, None])
+
+
+def _table(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """(n, n) bool -> how many blocks of keys each block of queries sees, (1, 1, n), and which, those first."""
+    counts = blocks.sum(-1, dtype=torch.int32)
+    order = blocks.int().argsort(dim=-1, descending=True, stable=True).int()
+    return counts[None, None], order[None, None]
