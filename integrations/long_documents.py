@@ -174,30 +174,38 @@ class _Spans:
 
 def _spans(stretch: Stretch, start: Tensor, end: Tensor, longest: int, count: int) -> _Spans:
     """The `count` best spans of up to `longest` tokens that start in a stretch's own part, from its (N,) logits."""
-    tokens, own = stretch.tokens, stretch.own
-    shared = tokens.stop - tokens.start - own.stop
-    if 0 < shared < longest - 1:
+    tokens, own, null = stretch.tokens, stretch.own, float(start[0] + end[0])
+    if not stretch.is_last and tokens.stop - tokens.start - own.stop < longest:
         raise ValueError(
             f"Answers of up to {longest} tokens may not fit into a stretch: neighbouring ones must share "
-            f"{2 * longest - 2} tokens. Raise stride, lower max_answer_tokens, or shorten the question."
+            f"{2 * longest} tokens. Raise stride, lower max_answer_tokens, or shorten the question."
         )
-    ends = F.pad(end[tokens], (0, longest - 1), value=-torch.inf).unfold(0, longest, 1)  # (N, A)
-    scores = (start[tokens, None] + ends)[own].flatten()
+    offsets = stretch.encoding.offsets[tokens]
+    can_start, can_end = _edges(offsets)
+    start = torch.where(can_start, start[tokens], -torch.inf)
+    end = torch.where(can_end, end[tokens], -torch.inf)
+    ends = F.pad(end, (0, longest - 1), value=-torch.inf).unfold(0, longest, 1)  # (N, A)
+    scores = (start[:, None] + ends)[own].flatten()
     best = scores.topk(min(count, len(scores)))
-    logits: dict[tuple[int, int], float] = {}
-    for score, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-        first = tokens.start + own.start + index // longest
-        last = first + index % longest
-        if last < tokens.stop:
-            span = stretch.encoding.offsets[first][0], stretch.encoding.offsets[last][1]
-            if span[0] < span[1]:  # not a lone space
-                logits.setdefault(span, score)
-    return _Spans(logits, float(scores.logsumexp(0)), float(start[0] + end[0]))
+    logits = {}
+    for logit, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+        if logit > -math.inf:
+            first = own.start + index // longest
+            logits[offsets[first][0], offsets[first + index % longest][1]] = logit
+    return _Spans(logits, float(scores.logsumexp(0)), null)
+
+
+def _edges(offsets: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    """Which tokens a span may start and end with, (N,) bool each: no lone space, and no part of a character."""
+    before, behind = [None, *offsets[:-1]], [*offsets[1:], None]
+    can_start = [each[0] < each[1] and each != other for each, other in zip(offsets, before, strict=True)]
+    can_end = [each[0] < each[1] and each != other for each, other in zip(offsets, behind, strict=True)]
+    return torch.tensor(can_start), torch.tensor(can_end)
 
 
 def _rank(document: str, stretches: Sequence[_Spans], top_k: int, null_answer: bool) -> list[Answer]:
-    # Tokens may be parts of one character, so that two spans have the same ones: the better, which comes last, stays.
-    logits = dict(sorted((span for spans in stretches for span in spans.logits.items()), key=itemgetter(1)))
+    """The answers from the spans of all stretches."""
+    logits = {span: logit for spans in stretches for span, logit in spans.logits.items()}
     log_sums = [spans.log_sum for spans in stretches]
     if null_answer:
         logits[0, 0] = min(spans.null for spans in stretches)

@@ -37,11 +37,13 @@ class Stretch:
         encoding: its N tokens: special ones, the question's, the document's.
         tokens: which of the N are the document's.
         own: which of the document's, from the first one here, are counted here and not in a neighbouring stretch.
+        is_last: whether the document ends here.
     """
 
     encoding: Encoding
     tokens: slice
     own: slice
+    is_last: bool
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class StretchReader:
         max_length: the most tokens of a stretch, special ones and the question included. By default as many as the
             model has positions for and the tokenizer allows.
         stride: the tokens that neighbouring stretches share. By default one window of the model, so that every token
-            has its own window whole in one of them, but 64 at least; where there is little room, half of that.
+            has its own window whole in one of them; half of a stretch where that is less, but 64 at least.
         batch_size: stretches in a batch.
         show_progress: show a progress bar.
 
@@ -98,7 +100,9 @@ class StretchReader:
         max_length = self.max_length or min(self._config.max_tokens, self.tokenizer.model_max_length)
         asked = [] if question is None else self.tokenizer(question, add_special_tokens=False)["input_ids"]
         room = max_length - len(asked) - self.tokenizer.num_special_tokens_to_add(pair=question is not None)
-        stride = min(max(64, *self._config.windows), room // 2) if self.stride is None else self.stride
+        stride = self.stride
+        if stride is None:
+            stride = max(min(max(self._config.windows), room // 2), min(64, room - 1), 0)
         if stride >= room:
             raise ValueError(
                 f"Stretches of {max_length} tokens have room for {max(room, 0)} of the document's, beside the question "
@@ -113,13 +117,17 @@ class StretchReader:
             return_overflowing_tokens=True,
             is_split_into_words=not isinstance(document, str),
         )
-        part = 0 if question is None else 1
-        # A tokenizer that truncates on the left gives the last stretch first.
-        parts = sorted(((each, _tokens_of(part, each)) for each in encoded.encodings), key=lambda pair: _start(*pair))
-        return [
-            Stretch(each, tokens, _own(tokens.stop - tokens.start, stride, index > 0, index < len(parts) - 1))
-            for index, (each, tokens) in enumerate(parts)
-        ]
+        encodings = encoded.encodings
+        if self.tokenizer.truncation_side == "left":  # that of the document's end comes first
+            encodings = encodings[::-1]
+        places = [_tokens_of(0 if question is None else 1, encoding) for encoding in encodings]
+        stretches = []
+        for index, (encoding, tokens) in enumerate(zip(encodings, places, strict=True)):
+            is_last = index == len(places) - 1
+            # Of what is shared with a neighbour, half is left to it.
+            own = slice((stride + 1) // 2 if index else 0, tokens.stop - tokens.start - (0 if is_last else stride // 2))
+            stretches.append(Stretch(encoding, tokens, own, is_last))
+        return stretches
 
     def read(
         self,
@@ -189,13 +197,3 @@ def _tokens_of(part: int, encoding: Encoding) -> slice:
     """Where the tokens of the first (0) or second (1) text are; they stand side by side."""
     first = encoding.sequence_ids.index(part)
     return slice(first, first + encoding.sequence_ids.count(part))
-
-
-def _start(encoding: Encoding, tokens: slice) -> tuple[int, int]:
-    """Where in the document a stretch begins: the word, and the character (within the word, if words were given)."""
-    return encoding.word_ids[tokens.start], encoding.offsets[tokens.start][0]
-
-
-def _own(num_tokens: int, stride: int, has_former: bool, has_latter: bool) -> slice:
-    """Which of a stretch's document tokens are its own, where it shares `stride` of them with each neighbour."""
-    return slice((stride + 1) // 2 if has_former else 0, num_tokens - (stride // 2 if has_latter else 0))
