@@ -386,3 +386,29 @@ def test_prompts_are_refused(method: str) -> None:
 def test_unknown_tasks_are_refused() -> None:
     with pytest.raises(ValueError, match="task='summarization' is not allowed: choose one of"):
         adapters.lora_config("summarization")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_8_bit_base(tmp_path: Path) -> None:
+    """Its global projections are called, not read, and what is trained of the head is not quantised."""
+    pytest.importorskip("bitsandbytes")
+    sizes = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128}
+    plain = spread(longformer_plus.LongformerPlusForTokenClassification(small_config(**sizes)), 0.1).eval()
+    plain.save_pretrained(tmp_path)
+    quantised = transformers.AutoModelForTokenClassification.from_pretrained(
+        tmp_path,
+        device_map="cpu",
+        quantization_config=transformers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["classifier"]),
+    ).eval()
+    assert quantised.longformer.encoder.layer[0].attention.self.key_global.weight.dtype == torch.int8
+    with torch.no_grad():
+        want = plain(**BATCH).logits
+        assert float((quantised(**BATCH).logits - want).abs().mean() / want.abs().mean()) < 0.1
+
+    model = peft.prepare_model_for_kbit_training(quantised)
+    model = get_peft_model(model, adapters.lora_config("token-classification", r=2)).eval()
+    before = logits_of(model)
+    perturb(model)
+    assert moved(logits_of(model), before)
+    model.train()(**BATCH, labels=IDS % 2).loss.backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters() if p.requires_grad)
