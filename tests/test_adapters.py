@@ -83,6 +83,8 @@ def config_for(method: str, **options: Any) -> Any:
     name = method.partition(",")[0]
     if not hasattr(peft, name):
         pytest.skip(f"this version of PEFT has no {name}")
+    if name == "AdamssConfig":
+        pytest.importorskip("sklearn")
     return getattr(peft, name)(**{**METHODS[method], **options})
 
 
@@ -381,6 +383,21 @@ assert any("value_global.lora_A" in name for name, _ in model.named_parameters()
 def test_prompts_are_refused(method: str) -> None:
     with pytest.raises(ValueError, match=f"{method} is not allowed"):
         adapters.adapter_config("text-classification", getattr(peft, method), num_virtual_tokens=4)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("PromptTuningConfig", "global_attention_mask has shape"),
+        ("PromptEncoderConfig", "global_attention_mask has shape"),
+        ("PrefixTuningConfig", "past key values"),
+    ],
+)
+def test_prompts_made_without_our_help_do_not_run(method: str, message: str) -> None:
+    model = get_peft_model(make(), getattr(peft, method)(task_type="TOKEN_CLS", num_virtual_tokens=4))
+    with pytest.raises(ValueError, match=message):
+        model(**BATCH)
 
 
 def test_unknown_tasks_are_refused() -> None:
