@@ -194,6 +194,15 @@ def test_an_adapter_on_one_global_projection_is_never_left_out(
         assert_close(logits_of(model), after)
 
 
+@pytest.mark.parametrize("method", ["LoraConfig", "IA3Config", "VeraConfig", "AdaLoraConfig"])
+def test_adapters_get_a_gradient_where_no_token_is_global(method: str) -> None:
+    """As data-parallel training needs it."""
+    model = get_peft_model(make(), config_for(method, task_type="TOKEN_CLS")).train()
+    batch = {**BATCH, "global_attention_mask": torch.zeros_like(IDS)}
+    model(**batch, labels=IDS % 2).loss.backward()
+    assert not [name for name, each in model.named_parameters() if each.requires_grad and each.grad is None]
+
+
 def test_an_adapter_for_each_row() -> None:
     """Rows are not put into one, which would give all of them the first one's adapter."""
     model = get_peft_model(make(unpad_inputs=True), LoraConfig(task_type="TOKEN_CLS", r=2)).eval()

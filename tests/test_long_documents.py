@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from transformers import LongformerForQuestionAnswering, pipeline
+from transformers import pipeline
 
 import longformer_plus
 from longformer_plus import LongformerPlusTokenizer
@@ -171,7 +172,7 @@ def test_several_questions_at_once(tokenizer: LongformerPlusTokenizer) -> None:
 
 
 def test_longformers_of_transformers_and_adapters(tokenizer: LongformerPlusTokenizer, tmp_path: Path) -> None:
-    theirs = make(LongformerForQuestionAnswering, tokenizer, attention_window=8)
+    theirs = make(transformers.LongformerForQuestionAnswering, tokenizer, attention_window=8)
     theirs.save_pretrained(tmp_path)
     ours = longformer_plus.LongformerPlusForQuestionAnswering.from_pretrained(tmp_path)
     options = {"max_length": 100, "top_k": 3}
@@ -184,6 +185,23 @@ def test_longformers_of_transformers_and_adapters(tokenizer: LongformerPlusToken
     adapted = peft.get_peft_model(ours, peft.LoraConfig(task_type="QUESTION_ANS"))
     have = answer_question(adapted, tokenizer, QUESTION, DOCUMENT, **options)
     assert [answer.text for answer in have] == [answer.text for answer in want]
+
+
+@pytest.mark.parametrize(
+    ("head", "judge"), [("SequenceClassification", classify_document), ("TokenClassification", tag_document)]
+)
+def test_classes_and_tags_of_longformers_of_transformers(
+    tokenizer: LongformerPlusTokenizer, head: str, judge: Any, tmp_path: Path
+) -> None:
+    theirs = make(getattr(transformers, f"LongformerFor{head}"), tokenizer, attention_window=8)
+    theirs.save_pretrained(tmp_path)
+    ours = getattr(longformer_plus, f"LongformerPlusFor{head}").from_pretrained(tmp_path)
+    document = DOCUMENT[:800]
+    have, want = (judge(model, tokenizer, document, max_length=60, stride=10) for model in (theirs, ours))
+    if head == "SequenceClassification":
+        have, want = [have], [want]
+    assert [each.label for each in have] == [each.label for each in want]
+    assert [each.score for each in have] == pytest.approx([each.score for each in want], abs=1e-4)
 
 
 @pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification", "regression"])
