@@ -327,6 +327,10 @@ def test_the_pipeline(tokenizer: LongformerPlusTokenizer, tmp_path: Path) -> Non
     best = answer_question(pipe.model, tokenizer, QUESTION, DOCUMENT, max_length=100, top_k=2)
     want = [{"score": answer.score, "start": answer.start, "end": answer.end, "answer": answer.text} for answer in best]
     sample = {"question": QUESTION, "context": DOCUMENT}
+    pipe.save_pretrained(tmp_path / "saved")
+    assert not list((tmp_path / "saved").glob("*.py"))
+    again = pipeline("question-answering", model=str(tmp_path / "saved"), device="cpu", max_length=100)
+    assert again(**sample) == pytest.approx(want[0])
     assert pipe(**sample) == pytest.approx(want[0])
     assert pipe(sample) == pytest.approx(want[0])
     assert [len(answers) for answers in pipe([sample, sample], top_k=2)] == [2, 2]
