@@ -134,7 +134,11 @@ class LongformerPlusPreTrainedModel(PreTrainedModel):
                 return None
             if not bool((valid | (input_ids == self.config.pad_token_id)).all()):
                 return None
-        return Padding.find(valid, keep_sample=padding_states, force=unpad is True)
+        padding = Padding.find(valid, keep_sample=padding_states, force=unpad is True)
+        # A hook before a layer may treat the rows of a batch apart, as PEFT's do where each row has its own adapter.
+        if padding is not None and any(module._forward_pre_hooks for module in self.modules()):
+            return None
+        return padding
 
 
 class LongformerPlusModel(LongformerPlusPreTrainedModel):

@@ -1,0 +1,68 @@
+"""PEFT: adapters for every head.
+
+PEFT knows LongformerPlus's layers from `import longformer_plus` on: `LoraConfig(task_type="SEQ_CLS")` and its likes
+need no target modules. `adapter_config` does the rest: it saves the heads that PEFT has no task type for, and refuses
+the methods that an encoder with a global attention mask cannot have.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from peft import LoraConfig, PeftConfig, PeftType, TaskType
+
+# By the names of transformers' pipelines, where there is one: PEFT's task type, which says what of the head is trained
+# and saved beside the adapter; or, where it has none, the modules.
+_TASK_TYPES = {
+    "feature-extraction": TaskType.FEATURE_EXTRACTION,
+    "question-answering": TaskType.QUESTION_ANS,
+    "text-classification": TaskType.SEQ_CLS,
+    "text-generation": TaskType.CAUSAL_LM,
+    "token-classification": TaskType.TOKEN_CLS,
+}
+_HEADS = {
+    # The decoder is the word embeddings' matrix, and stays as it is.
+    "fill-mask": ["lm_head.dense", "lm_head.layer_norm"],
+    "multiple-choice": ["pooler", "classifier"],
+}
+TASKS = (*_TASK_TYPES, *_HEADS)
+
+Config = TypeVar("Config", bound=PeftConfig)
+
+
+def lora_config(task: str, **options: Any) -> LoraConfig:
+    """`adapter_config` for LoRA, and with `use_dora` or `use_rslora` for DoRA or rank-stabilised LoRA.
+
+    Args:
+        task: one of `TASKS`.
+        options: those of `peft.LoraConfig`.
+
+    Raises:
+        ValueError: the task is unknown.
+    """
+    return adapter_config(task, LoraConfig, **options)
+
+
+def adapter_config(task: str, method: type[Config], **options: Any) -> Config:
+    """A PEFT configuration for one of LongformerPlus's heads, to be given to `peft.get_peft_model`.
+
+    Args:
+        task: one of `TASKS`.
+        method: the configuration's class, such as `peft.LoraConfig` or `peft.IA3Config`.
+        options: those of the class. `modules_to_save` is added to what the head needs.
+
+    Raises:
+        ValueError: the task is unknown, or the method is a prompt, which these models cannot be given.
+    """
+    if task not in TASKS:
+        raise ValueError(f"task={task!r} is not allowed: choose one of {', '.join(TASKS)}.")
+    if task in _HEADS:
+        options["modules_to_save"] = [*_HEADS[task], *(options.get("modules_to_save") or [])]
+    config = method(task_type=_TASK_TYPES.get(task), **options)
+    if config.is_prompt_learning or config.peft_type == PeftType.ADAPTION_PROMPT:
+        raise ValueError(
+            f"{method.__name__} is not allowed: PEFT would put virtual tokens before the document, or before the keys "
+            "of each layer, and leave the global attention mask, the labels and the answers' positions where they are. "
+            "Use a method that adapts layers, such as LoraConfig, IA3Config or LNTuningConfig."
+        )
+    return config

@@ -1,0 +1,199 @@
+"""Reading documents that are longer than the position table: in overlapping stretches, each token counted once.
+
+Neighbouring stretches share `stride` tokens, as tokenizers call it. The first half of these belongs to the former
+stretch, the second to the latter: each token of the document is judged where it has most context.
+
+Shapes: N tokens of one stretch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from tokenizers import Encoding
+from torch import Tensor
+from transformers import PreTrainedModel, TokenizersBackend
+from transformers.utils.logging import tqdm
+
+from longformer_plus import LongformerPlusConfig
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+Document = str | Sequence[str]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A part of a document, as the model gets it.
+
+    Attributes:
+        encoding: its N tokens: special ones, the question's, the document's.
+        tokens: which of the N are the document's.
+        own: which of the document's, from the first one here, are counted here and not in a neighbouring stretch.
+        is_last: whether the document ends here.
+    """
+
+    encoding: Encoding
+    tokens: slice
+    own: slice
+    is_last: bool
+
+
+@dataclass(frozen=True)
+class StretchReader:
+    """Cuts documents into stretches and runs a model on them, many at a time.
+
+    Args:
+        model: a LongformerPlus model, a Longformer of transformers, or either with PEFT's adapters.
+        tokenizer: its tokenizer; one of the `tokenizers` library.
+        max_length: the most tokens of a stretch, special ones and the question included. By default as many as the
+            model has positions for and the tokenizer allows.
+        stride: the tokens that neighbouring stretches share. By default one window of the model, so that every token
+            has its own window whole in one of them; half of a stretch where that is less, but 64 at least.
+        batch_size: stretches in a batch.
+        show_progress: show a progress bar.
+
+    Raises:
+        TypeError: the model is no Longformer.
+        ValueError: an option is out of range.
+    """
+
+    model: PreTrainedModel | PeftModel
+    tokenizer: TokenizersBackend
+    max_length: int | None = None
+    stride: int | None = None
+    batch_size: int = 4
+    show_progress: bool = False
+
+    def __post_init__(self) -> None:
+        limit = self._config.max_tokens
+        if self.max_length is not None and not 0 < self.max_length <= limit:
+            raise ValueError(f"max_length={self.max_length} is not allowed: the model has positions for 1 to {limit}.")
+        if self.stride is not None and self.stride < 0:
+            raise ValueError(f"stride={self.stride} is not allowed: it must be at least 0.")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size} is not allowed: it must be at least 1.")
+
+    @cached_property
+    def _config(self) -> LongformerPlusConfig:
+        return LongformerPlusConfig.from_longformer(self.model.config)
+
+    def cut(self, document: Document, question: str | None = None) -> list[Stretch]:
+        """The stretches of a document, in order.
+
+        Args:
+            document: a text, or its words.
+            question: what stands before each stretch, if anything.
+
+        Raises:
+            ValueError: the document is empty, or the question leaves no room for it.
+        """
+        if not document or not any(part.strip() for part in document):
+            raise ValueError("The document is empty: give at least one word.")
+        max_length = self.max_length or min(self._config.max_tokens, self.tokenizer.model_max_length)
+        asked = [] if question is None else self.tokenizer(question, add_special_tokens=False)["input_ids"]
+        room = max_length - len(asked) - self.tokenizer.num_special_tokens_to_add(pair=question is not None)
+        stride = self.stride
+        if stride is None:
+            stride = max(min(max(self._config.windows), room // 2), min(64, room - 1), 0)
+        if stride >= room:
+            raise ValueError(
+                f"Stretches of {max_length} tokens have room for {max(room, 0)} of the document's, beside the question "
+                f"and special tokens, and stride={stride} would leave none for new ones. Shorten the question, lower "
+                "stride, or raise max_length."
+            )
+        encoded = self.tokenizer(
+            *((document,) if question is None else (question, document)),
+            truncation="only_first" if question is None else "only_second",
+            max_length=max_length,
+            stride=stride,
+            return_overflowing_tokens=True,
+            is_split_into_words=not isinstance(document, str),
+        )
+        encodings = encoded.encodings
+        if self.tokenizer.truncation_side == "left":  # that of the document's end comes first
+            encodings = encodings[::-1]
+        places = [_tokens_of(0 if question is None else 1, encoding) for encoding in encodings]
+        stretches = []
+        for index, (encoding, tokens) in enumerate(zip(encodings, places, strict=True)):
+            is_last = index == len(places) - 1
+            # Of what is shared with a neighbour, half is left to it.
+            own = slice((stride + 1) // 2 if index else 0, tokens.stop - tokens.start - (0 if is_last else stride // 2))
+            stretches.append(Stretch(encoding, tokens, own, is_last))
+        return stretches
+
+    def read(
+        self,
+        documents: Sequence[Document],
+        judge: Callable[[Stretch, dict[str, Tensor]], Result],
+        questions: Sequence[str] | None = None,
+    ) -> list[list[Result]]:
+        """Run the model on every stretch of every document, without gradients and dropout.
+
+        Args:
+            documents: texts, or lists of words.
+            judge: what to keep of a stretch and the model's logits for it by name, in float32: `logits` (C) or
+                (N or more, C), `start_logits` and `end_logits` (N or more).
+            questions: one for each document, or None.
+
+        Returns:
+            For each document what `judge` gave for its stretches, in order.
+
+        Raises:
+            ValueError: see `cut`; or there is not one question for each document.
+        """
+        if questions is not None and len(questions) != len(documents):
+            raise ValueError(f"There are {len(questions)} questions for {len(documents)} documents: give one for each.")
+        results: list[list[Result]] = [[] for _ in documents]
+        was_training = self.model.training
+        self.model.eval()
+        progress = tqdm(
+            total=len(documents),
+            bar_format="{l_bar}{bar}| {elapsed}<{remaining}",
+            desc="Reading",
+            disable=not self.show_progress,
+        )
+        try:
+            stretches = self._stretches(documents, questions)
+            while batch := list(islice(stretches, self.batch_size)):
+                outputs = self._run([stretch for _, stretch, _ in batch])
+                for (index, stretch, share), output in zip(batch, outputs, strict=True):
+                    results[index].append(judge(stretch, output))
+                    progress.update(share)
+        finally:
+            progress.close()
+            self.model.train(was_training)
+        return results
+
+    def _stretches(
+        self, documents: Sequence[Document], questions: Sequence[str] | None
+    ) -> Iterator[tuple[int, Stretch, float]]:
+        """Each with the index of its document and its share of it."""
+        for index, document in enumerate(documents):
+            stretches = self.cut(document, None if questions is None else questions[index])
+            yield from ((index, stretch, 1 / len(stretches)) for stretch in stretches)
+
+    @torch.no_grad()
+    def _run(self, stretches: Sequence[Stretch]) -> list[dict[str, Tensor]]:
+        """The model's outputs for each stretch; padding stands at their end."""
+        rows = [
+            {"input_ids": stretch.encoding.ids, "attention_mask": stretch.encoding.attention_mask}
+            for stretch in stretches
+        ]
+        batch = self.tokenizer.pad(rows, padding_side="right", return_tensors="pt").to(self.model.device)
+        outputs = self.model(**batch, return_dict=True)
+        logits = {name: tensor.float().cpu() for name, tensor in outputs.items() if name.endswith("logits")}
+        return [{name: tensor[index] for name, tensor in logits.items()} for index in range(len(stretches))]
+
+
+def _tokens_of(part: int, encoding: Encoding) -> slice:
+    """Where the tokens of the first (0) or second (1) text are; they stand side by side."""
+    first = encoding.sequence_ids.index(part)
+    return slice(first, first + encoding.sequence_ids.count(part))

@@ -1,0 +1,88 @@
+"""The layers that PEFT puts adapters on where nobody names them: entries in PEFT's own tables.
+
+PEFT matches names exactly: targets of "query" and "value" miss `query_global` and `value_global`, without which nothing
+that the global tokens see is adapted. PEFT itself is not imported here. It reads its tables when a model is adapted, so
+entries made right after its import are there in time.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+
+_MODULE = "peft.utils.constants"
+_TABLE = re.compile("TRANSFORMERS_MODELS_TO_(.+)_MODULES_MAPPING")
+
+_QUERY_AND_VALUE = ["query", "value", "query_global", "value_global"]
+_LINEAR = [*_QUERY_AND_VALUE, "key", "key_global", "intermediate.dense", "output.dense"]
+# What each method adapts in BERT and RoBERTa, and its global counterpart; all others adapt query and value.
+_TARGETS = {
+    "ADALORA_TARGET": _LINEAR,
+    "BEFT_TARGET": ["value", "value_global"],
+    "IA3_FEEDFORWARD": ["output.dense"],
+    "IA3_TARGET": ["key", "value", "key_global", "value_global", "output.dense"],
+    "LNTUNING_TARGET": ["LayerNorm"],
+    "OSF_TARGET": _LINEAR,
+    "VBLORA_TARGET": _LINEAR,
+}
+
+_model_types: set[str] = set()
+
+
+def add_adapter_targets(model_type: str) -> None:
+    """Give a model type default target modules for each of PEFT's methods: now, or as soon as PEFT is imported.
+
+    Entries that PEFT has of its own for this type stay.
+    """
+    _model_types.add(model_type)
+    if _MODULE in sys.modules:
+        _fill_tables(sys.modules[_MODULE])
+    elif not any(isinstance(finder, _TableFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _TableFinder())
+
+
+def remove_adapter_targets(model_type: str) -> None:
+    """Take back what `add_adapter_targets` did for a model type."""
+    _model_types.discard(model_type)
+    if _MODULE in sys.modules:
+        for method, table in _tables(sys.modules[_MODULE]).items():
+            if table.get(model_type) is _TARGETS.get(method, _QUERY_AND_VALUE):
+                del table[model_type]
+
+
+def _fill_tables(module: ModuleType) -> None:
+    for method, table in _tables(module).items():
+        for model_type in _model_types:
+            table.setdefault(model_type, _TARGETS.get(method, _QUERY_AND_VALUE))
+
+
+def _tables(module: ModuleType) -> dict[str, dict[str, list[str]]]:
+    """By method; some start as copies of one another, but each is a table of its own."""
+    matches = ((_TABLE.fullmatch(name), table) for name, table in vars(module).items())
+    return {match[1]: table for match, table in matches if match}
+
+
+class _TableFinder(MetaPathFinder):
+    """Finds PEFT's tables as Python does anyway, and has them filled once they are loaded."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != _MODULE:
+            return None
+        sys.meta_path.remove(self)
+        spec = PathFinder.find_spec(fullname, path)
+        if spec is None or spec.loader is None:
+            return None
+        load = spec.loader.exec_module
+
+        def load_and_fill(module: ModuleType) -> None:
+            load(module)
+            _fill_tables(module)
+
+        spec.loader.exec_module = load_and_fill  # type: ignore[method-assign]
+        return spec
