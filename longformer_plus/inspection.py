@@ -57,11 +57,13 @@ def memory_at(model_class: type[LongformerPlusPreTrainedModel], config: Longform
         raise ValueError(f"length={length} is not allowed: it must be at least 1.")
     if not Path("/proc/self/clear_refs").exists():
         raise ValueError("Memory can be measured on Linux only.")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # so that each process starts with what this one has imported
     runs = [(1, False), (1, True), (2, True)]
     fields = config.to_dict()
     peaks = []
     for layers, training in logging.tqdm(runs, desc="Measuring", leave=False):
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
             work = partial(_peak, model_class.__name__, fields, length, layers, training)
             peaks.append(pool.submit(work).result())
     forward, one, two = peaks

@@ -79,7 +79,10 @@ class LongformerPlusPreTrainedModel(PreTrainedModel):
 
     def get_position_embeddings(self) -> nn.Embedding:
         """The position embeddings: row `pad_token_id` + 1 is the first token's."""
-        return self.base_model.embeddings.position_embeddings
+        return self._embeddings().position_embeddings
+
+    def _embeddings(self) -> LongformerPlusEmbeddings:
+        return self.base_model.embeddings  # type: ignore[return-value]
 
     def resize_position_embeddings(self, new_num_position_embeddings: int) -> None:
         """Give the model another number of positions: copies of those it has (the paper's section 5), or fewer.
@@ -91,10 +94,10 @@ class LongformerPlusPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: there would be no row for tokens.
         """
-        self.base_model.embeddings.resize_positions(new_num_position_embeddings)
+        self._embeddings().resize_positions(new_num_position_embeddings)
         self.config.max_position_embeddings = new_num_position_embeddings
 
-    def save_pretrained(
+    def save_pretrained(  # type: ignore[override]
         self, save_directory: str | os.PathLike[str], is_main_process: bool = True, **kwargs: Any
     ) -> None:
         """Save as `PreTrainedModel.save_pretrained` does, and beside it what `trust_remote_code=True` reads."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -56,19 +57,13 @@ def load(source: Path, target: Path, before: str = "") -> subprocess.CompletedPr
 
 
 def test_loaded_and_saved_again(saved: Path, tmp_path: Path) -> None:
-    files = [
-        "config.json",
-        "model.safetensors",
-        "modeling_longformer_plus.py",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    ]
-    for source, target in ((saved, tmp_path / "again"), (tmp_path / "again", tmp_path / "and again")):
-        done = load(source, target)
-        assert done.returncode == 0, done.stderr
-        assert sorted(path.name for path in target.iterdir()) == files
+    again = tmp_path / "again"
+    done = load(saved, again)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in again.iterdir()) == sorted(path.name for path in saved.iterdir())
+    assert (again / "modeling_longformer_plus.py").read_text() == (saved / "modeling_longformer_plus.py").read_text()
     for name in ("config.json", "tokenizer_config.json"):
-        assert (tmp_path / "again" / name).read_text() == (tmp_path / "and again" / name).read_text()
+        assert json.loads((again / name).read_text())["auto_map"] == json.loads((saved / name).read_text())["auto_map"]
 
 
 def test_without_the_package_it_says_what_to_install(saved: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,7 @@ def _run(options: argparse.Namespace) -> None:
     from ..configuration import LongformerPlusConfig
     from ..conversion.dispatch import kind_of
     from ..conversion.longformer import class_named
-    from ..conversion.reading import find_checkpoint, guarded, read_config
+    from ..conversion.reading import check_layers, find_checkpoint, guarded, read_config, tensor_types
 
     folder = find_checkpoint(options.checkpoint)
     fields, kind = read_config(folder), kind_of(folder)
@@ -56,6 +57,7 @@ def _run(options: argparse.Namespace) -> None:
         if options.length:
             raise ValueError("Memory is measured of Longformers: convert this one first.")
         return
+    check_layers(fields.get("num_hidden_layers"), tensor_types(folder))
     config = guarded(folder / "config.json", lambda: LongformerPlusConfig.from_pretrained(folder))
     for name, value in attention_of(config).items():
         print(f"{name:<16}{value}")
@@ -99,8 +101,8 @@ def _stored(folder: Path) -> str:
     from ..conversion.reading import tensor_types, weight_files
 
     counts: dict[str, int] = {}
-    for count, kind in tensor_types(folder).values():
-        counts[kind] = counts.get(kind, 0) + count
+    for shape, kind in tensor_types(folder).values():
+        counts[kind] = counts.get(kind, 0) + prod(shape)
     size = sum(file.stat().st_size for file in weight_files(folder))
     kinds = ", ".join(f"{count / 1e6:.1f}M of {kind.removeprefix('torch.')}" for kind, count in counts.items())
     return f"{kinds}; {size / 2**20:,.1f} MiB on disk"

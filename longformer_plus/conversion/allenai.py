@@ -16,7 +16,7 @@ from ..configuration import LongformerPlusConfig
 from ..heads import LongformerPlusForMaskedLM
 from ..modeling import LongformerPlusModel, LongformerPlusPreTrainedModel
 from .assembling import assemble, drop, rename, with_global_projections
-from .reading import Checkpoint, CheckpointError, find_checkpoint, load_tokenizer, read_config, read_weights
+from .reading import Checkpoint, CheckpointError, find_checkpoint, guarded, load_tokenizer, read_config, read_weights
 from .to_long import POSITIONS, SHARED_FIELDS
 from .writing import check_output, save
 
@@ -88,20 +88,24 @@ def attention_fields(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
 def _assemble(folder: Path, fields: dict[str, Any], weights: dict[str, Tensor]) -> LongformerPlusPreTrainedModel:
     if POSITIONS not in weights:
         raise CheckpointError(f"{folder} has no weights for {POSITIONS}, as RoBERTa's layout names it.")
+    config = guarded(folder / "config.json", lambda: _config(folder, fields, weights[POSITIONS].shape[0]))
+    if not any(name.startswith("lm_head.") for name in weights):
+        return assemble(LongformerPlusModel, config, weights, add_pooling_layer="pooler.dense.weight" in weights)
+    # RoBERTa's LM of that time had a pooler that nothing used.
+    encoder = [(name, f"longformer.{name}") for name in ("embeddings.", "encoder.")]
+    return assemble(LongformerPlusForMaskedLM, config, rename(drop(weights, ["pooler."]), encoder))
+
+
+def _config(folder: Path, fields: dict[str, Any], num_positions: int) -> LongformerPlusConfig:
     roberta = RobertaConfig(**{name: fields[name] for name in SHARED_FIELDS if name in fields})
-    config = LongformerPlusConfig(
+    return LongformerPlusConfig(
         **{
             **{name: getattr(roberta, name) for name in SHARED_FIELDS},
             **attention_fields(fields, folder),
-            "max_position_embeddings": weights[POSITIONS].shape[0],
+            "max_position_embeddings": num_positions,
             "pad_token_id": _PADDING_INDEX,
             "bos_token_id": 0,
             "eos_token_id": 2,
             "sep_token_id": 2,
         }
     )
-    if not any(name.startswith("lm_head.") for name in weights):
-        return assemble(LongformerPlusModel, config, weights, add_pooling_layer="pooler.dense.weight" in weights)
-    # RoBERTa's LM of that time had a pooler that nothing used.
-    encoder = [(name, f"longformer.{name}") for name in ("embeddings.", "encoder.")]
-    return assemble(LongformerPlusForMaskedLM, config, rename(drop(weights, ["pooler."]), encoder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -84,7 +85,7 @@ def kind_of(folder: Path) -> str:
     return "longformer" if is_long else "short"
 
 
-def _refuse(given: dict[str, object], reason: str) -> None:
+def _refuse(given: Mapping[str, object], reason: str) -> None:
     if given:
         name, value = next(iter(given.items()))
         raise ValueError(f"{name}={value!r} is not allowed here: {reason}.")

@@ -15,7 +15,7 @@ from ..configuration import LongformerPlusConfig
 from ..modeling import LongformerPlusModel
 from . import allenai
 from .assembling import assemble
-from .reading import Checkpoint, CheckpointError, find_checkpoint, load_tokenizer, read_config, read_weights
+from .reading import Checkpoint, CheckpointError, find_checkpoint, guarded, load_tokenizer, read_config, read_weights
 from .to_long import POSITIONS
 from .writing import check_output, save
 
@@ -74,22 +74,22 @@ def convert_from_led(
     if isinstance(model_or_path, PreTrainedModel):
         if not isinstance(model_or_path, LEDPreTrainedModel):
             raise TypeError(f"A {type(model_or_path).__name__} is no LED model.")
-        name, fields, weights = Path("the model"), model_or_path.config.to_dict(), model_or_path.state_dict()
+        source, fields, weights = Path("the model"), model_or_path.config.to_dict(), model_or_path.state_dict()
         if isinstance(model_or_path, LEDEncoder):
             weights = {f"encoder.{key}": tensor for key, tensor in weights.items()}
     else:
-        name = find_checkpoint(model_or_path)
-        tokenizer = tokenizer or load_tokenizer(name)
-        fields, weights = read_config(name), read_weights(name)
-    model = _assemble(name, fields, _encoder_weights(weights, name))
+        source = find_checkpoint(model_or_path)
+        tokenizer = tokenizer or load_tokenizer(source)
+        fields, weights = read_config(source), read_weights(source)
+    model = _assemble(source, fields, _encoder_weights(weights, source))
     if save_to is not None:
         save(model, tokenizer, save_to, overwrite)
     return model
 
 
-def _encoder_weights(weights: dict[str, Tensor], name: Path) -> dict[str, Tensor]:
+def _encoder_weights(weights: dict[str, Tensor], source: Path) -> dict[str, Tensor]:
     """LED's weights -> those of its encoder, under Longformer's names."""
-    renamed = {}
+    renamed: dict[str, Tensor] = {}
     for key, tensor in weights.items():
         key = re.sub(r"^(led|model)\.", "", key)
         if key == "shared.weight":
@@ -99,23 +99,34 @@ def _encoder_weights(weights: dict[str, Tensor], name: Path) -> dict[str, Tensor
             pattern = next((pattern for pattern in _NAMES if re.match(pattern, key)), None)
             renamed[key if pattern is None else re.sub(f"^{pattern}", _NAMES[pattern], key)] = tensor
     if POSITIONS not in renamed:
-        raise CheckpointError(f"{name} has no weights of an encoder, as LED's layout names them.")
+        raise CheckpointError(f"{source} has no weights of an encoder, as LED's layout names them.")
     return renamed
 
 
-def _assemble(name: Path, fields: dict[str, Any], weights: dict[str, Tensor]) -> LongformerPlusModel:
+def _assemble(source: Path, fields: dict[str, Any], weights: dict[str, Tensor]) -> LongformerPlusModel:
     for option, value in _NEEDED.items():
         if fields.get(option, value) != value:
-            raise ValueError(f"{option}={fields[option]!r} of {name} has no equal in Longformer.")
+            raise ValueError(f"{option}={fields[option]!r} of {source} has no equal in Longformer.")
+    table = weights[POSITIONS]
+    if allenai.SIGN in fields:
+        table = table[_RESERVED_BY_BART:]
+    config = guarded(source / "config.json", lambda: _config(source, fields, table.shape[0]))
+    reserved = config.max_position_embeddings - config.max_tokens
+    weights = {
+        **weights,
+        POSITIONS: torch.cat([table.new_zeros(reserved, table.shape[1]), table]),
+        "embeddings.token_type_embeddings.weight": table.new_zeros(1, table.shape[1]),
+    }
+    return assemble(LongformerPlusModel, config, weights, add_pooling_layer=False)
+
+
+def _config(source: Path, fields: dict[str, Any], num_positions: int) -> LongformerPlusConfig:
     known = LEDConfig().to_dict().keys() - {"model_type", "architectures", "transformers_version"}
     led = LEDConfig(**{option: value for option, value in fields.items() if option in known})
-    table = weights[POSITIONS]
     attention: dict[str, Any] = {"attention_window": led.attention_window}
     if allenai.SIGN in fields:
-        attention = allenai.attention_fields(fields, name)
-        table = table[_RESERVED_BY_BART:]
-    reserved = led.pad_token_id + 1
-    config = LongformerPlusConfig(
+        attention = allenai.attention_fields(fields, source)
+    return LongformerPlusConfig(
         vocab_size=led.vocab_size,
         hidden_size=led.d_model,
         num_hidden_layers=led.encoder_layers,
@@ -127,16 +138,10 @@ def _assemble(name: Path, fields: dict[str, Any], weights: dict[str, Tensor]) ->
         initializer_range=led.init_std,
         layer_norm_eps=1e-5,
         type_vocab_size=1,
-        max_position_embeddings=table.shape[0] + reserved,
+        max_position_embeddings=num_positions + led.pad_token_id + 1,  # type: ignore[operator]
         pad_token_id=led.pad_token_id,
         bos_token_id=led.bos_token_id,
         eos_token_id=led.eos_token_id,
-        sep_token_id=led.eos_token_id,
+        sep_token_id=led.eos_token_id,  # type: ignore[arg-type]
         **attention,
     )
-    weights = {
-        **weights,
-        POSITIONS: torch.cat([table.new_zeros(reserved, table.shape[1]), table]),
-        "embeddings.token_type_embeddings.weight": table.new_zeros(1, table.shape[1]),
-    }
-    return assemble(LongformerPlusModel, config, weights, add_pooling_layer=False)

@@ -11,7 +11,7 @@ import os
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
-from math import prod
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -171,13 +171,9 @@ def load_model(model_class: type[_Model], folder: Path, **options: Any) -> _Mode
         CheckpointError: files are damaged or unsafe, or weights are missing or of other shapes than the configuration
             says.
     """
-    check_layers(read_config(folder).get("num_hidden_layers"), tensor_types(folder))
-    model, loading = guarded(
-        folder,
-        lambda: model_class.from_pretrained(
-            folder, output_loading_info=True, weights_only=True, trust_remote_code=False, dtype="auto", **options
-        ),
-    )
+    _check_sizes(model_class, folder)
+    read: Any = partial(model_class.from_pretrained, folder, output_loading_info=True, weights_only=True, dtype="auto")
+    model, loading = guarded(folder, partial(read, **options))
     missing = sorted(loading["missing_keys"])
     if missing and "add_pooling_layer" not in options and all(name.startswith("pooler.") for name in missing):
         return load_model(model_class, folder, add_pooling_layer=False, **options)
@@ -200,22 +196,38 @@ def check_layers(wanted: object, names: Iterable[str]) -> None:
         raise CheckpointError(f"There are weights of {len(found)} layers, but num_hidden_layers is {wanted!r}.")
 
 
-def tensor_types(folder: Path) -> dict[str, tuple[int, str]]:
-    """Of every tensor of a checkpoint, by name: how many numbers it holds, and their type.
+def _check_sizes(model_class: type[PreTrainedModel], folder: Path) -> None:
+    """Refuse a configuration that the weights do not fit, before a model of its size is built."""
+    shapes = {name: shape for name, (shape, _) in tensor_types(folder).items()}
+    check_layers(read_config(folder).get("num_hidden_layers"), shapes)
+    config = guarded(folder / "config.json", lambda: model_class.config_class.from_pretrained(folder))  # type: ignore[union-attr]
+    with torch.device("meta"):
+        wanted = guarded(folder / "config.json", lambda: model_class(config)).state_dict()
+    wrong = [
+        f"{name} {shapes[name]}, not {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if shapes.get(name, tensor.shape) != tensor.shape
+    ]
+    if wrong:
+        raise CheckpointError(f"{folder} has weights of other shapes than its config.json says: {shortened(wrong)}.")
+
+
+def tensor_types(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """The shape and the type of every tensor of a checkpoint, by name.
 
     Raises:
         CheckpointError: files are missing, damaged or unsafe.
     """
-    types: dict[str, tuple[int, str]] = {}
+    types: dict[str, tuple[tuple[int, ...], str]] = {}
     for file in weight_files(folder):
         check_weight_file(file)
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as tensors:
                 headers = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
-                types.update({name: (prod(each.get_shape()), each.get_dtype()) for name, each in headers.items()})
+                types.update({name: (tuple(each.get_shape()), each.get_dtype()) for name, each in headers.items()})
         else:
             loaded = guarded(file, lambda file=file: torch.load(file, map_location="meta", weights_only=True))  # type: ignore[misc]
-            types.update({name: (each.numel(), str(each.dtype)) for name, each in loaded.items()})
+            types.update({name: (tuple(each.shape), str(each.dtype)) for name, each in loaded.items()})
     return types
 
 
@@ -265,8 +277,12 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    if not lines:
+        return type(error).__name__
+    # What a validation found stands on the line after.
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return f"{type(error).__name__}: {text.rstrip('.')}"
 
 
 def shortened(names: Sequence[str], most: int = 5) -> str:

@@ -127,8 +127,7 @@ def _long_config(
     if separator is None and family is ROBERTA:
         separator = config.eos_token_id if isinstance(config.eos_token_id, int) else None
     return LongformerPlusConfig(
-        **{name: getattr(config, name) for name in SHARED_FIELDS if getattr(config, name, None) is not None},
-        **{name: None for name in ("bos_token_id", "eos_token_id") if getattr(config, name, None) is None},
+        **{name: getattr(config, name) for name in SHARED_FIELDS},
         sep_token_id=separator,
         attention_window=attention_window,
         max_position_embeddings=max_length + config.pad_token_id + 1,

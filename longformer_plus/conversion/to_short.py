@@ -93,20 +93,18 @@ def _short_config(
         )
     if family is ELECTRA:
         fields["embedding_size"] = long.hidden_size
-    reserved = long.pad_token_id + 1 if family.has_reserved_positions else 0
+    reserved = long.max_position_embeddings - long.max_tokens if family.has_reserved_positions else 0
     return AutoConfig.for_model(model_type, **fields, max_position_embeddings=max_length + reserved)
 
 
 def _short_weights(model: LongformerPlusPreTrainedModel, family: Family, head: Head, max_length: int) -> dict[str, Any]:
-    reserved = model.config.pad_token_id + 1  # type: ignore[operator]
+    reserved = model.config.max_position_embeddings - model.config.max_tokens
     weights = without_global_projections(rename(model.state_dict(), [("longformer.", "")]))
     table = tile_positions(weights[POSITIONS], reserved, reserved + max_length)
     weights[POSITIONS] = table if family.has_reserved_positions else table[reserved:]
     if family is ELECTRA:
         weights = drop(weights, ["lm_head.bias"])  # it is that of the decoder
     weights = rename(weights, [(here, there) for there, here in head.renamed])
-    if model.base_model is model and not family.has_pooler:
-        weights = drop(weights, ["pooler."])
     if model.base_model is model:
-        return weights
+        return weights if family.has_pooler else drop(weights, ["pooler."])
     return rename(weights, [(part, f"{family.prefix}.{part}") for part in ENCODER])
