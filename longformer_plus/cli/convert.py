@@ -19,8 +19,8 @@ Write a checkpoint of another kind as one of LongformerPlus, with its tokenizer.
 With --to the way is back: from LongformerPlus to transformers' Longformer, or to a short model. What the other has not
 (dilation, causal attention ...) is refused, not dropped.
 
-A model that was made long computes what the short one did, wherever the window covers the document. For longer ones it
-should be trained on a little more text.
+A model that was made long computes what the short one did, wherever half the window reaches across the document. For
+longer ones it should be trained on a little more text.
 """
 
 _EXAMPLES = """\

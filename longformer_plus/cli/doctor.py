@@ -97,5 +97,6 @@ def _try(backend: str, device: str) -> str:
         ids = torch.full((1, 300), 5, device=device)
         model(ids, global_attention_mask=torch.zeros_like(ids)).last_hidden_state.sum().backward()
     except Exception as error:
-        return f"no: {(str(error).strip().splitlines() or [type(error).__name__])[0]}"
+        sentence = str(error).strip().splitlines()[0].partition(". ")[0] if str(error).strip() else ""
+        return f"no: {sentence or type(error).__name__}"
     return "runs, forward and backward"

@@ -54,8 +54,9 @@ def convert_to_long(
     """A LongformerPlus model from a short one, with the weights of its layers and its head: the paper's section 5.
 
     Positions are copies of the short model's, one after another; `*_global` projections are copies of the local ones.
-    Where the window is at least the length, the two compute the same, up to the short model's lengths; beyond that a
-    little training is needed. In BERT and ELECTRA padding takes positions: pad to the right to compare with them.
+    Up to the short model's length the two compute the same where half the window reaches across the document (a window
+    of twice its length does); for longer ones a little training is needed. In BERT and ELECTRA padding takes positions:
+    pad to the right to compare with them.
 
     Args:
         model_or_path: a RoBERTa, XLM-RoBERTa, CamemBERT, BERT or ELECTRA model of transformers, or the folder or name

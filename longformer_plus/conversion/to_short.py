@@ -29,7 +29,8 @@ def convert_to_short(
     """A short model of transformers from a LongformerPlus model: what `convert_to_long` does, undone.
 
     The global projections have no place in it and are left behind, as are positions beyond `max_length`. Every token
-    of the short model sees every other: it computes the same as the long one where the window was at least the length.
+    of the short model sees every other: it computes the same as the long one where half the window reached across the
+    document, and global tokens had the local projections.
 
     Args:
         model_or_path: a LongformerPlus model, or the folder or name on the hub of one, or of a Longformer.
