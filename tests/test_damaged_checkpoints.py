@@ -100,7 +100,7 @@ def code_in_a_pickle(folder: Path) -> None:
 
 def a_bare_pickle(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Payload(folder / "executed")))
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Payload(folder / "executed"), protocol=2))
 
 
 def a_pickle_that_grows(folder: Path) -> None:
@@ -182,6 +182,17 @@ def test_damage_is_refused(damage: Callable[[Path], None], folder: Path, tmp_pat
     assert not (folder / "executed").exists()
     assert not (tmp_path / "output").exists()
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("folder", KINDS, indirect=True)
+def test_code_beside_the_weights_is_not_run(folder: Path, tmp_path: Path) -> None:
+    (folder / "mine.py").write_text(f"open({str(folder / 'executed')!r}, 'w')\nraise SystemExit\n")
+    classes = ("AutoConfig", "AutoModel", "AutoModelForMaskedLM")
+    change_config(folder, auto_map=dict.fromkeys(classes, "mine.Mine"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": [None, "mine.Mine"]}}))
+    convert_checkpoint(folder, tmp_path / "output")
+    assert not (folder / "executed").exists()
+    assert not (tmp_path / "output" / "mine.py").exists()
 
 
 @pytest.mark.parametrize("folder", ["longformer"], indirect=True)

@@ -17,7 +17,7 @@ README = Path(__file__).parents[1] / "README.md"
 SNIPPETS = re.findall(r"```python\n(.*?)```\n\n((?:    [^\n]*\n)+)", README.read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize(("code", "expected"), SNIPPETS, ids=lambda text: text.split("\n")[0])
+@pytest.mark.parametrize(("code", "expected"), SNIPPETS, ids=[f"snippet {number}" for number in range(len(SNIPPETS))])
 def test_a_snippet_prints_what_stands_below_it(
     code: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

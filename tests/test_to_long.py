@@ -220,6 +220,8 @@ def test_arguments_and_models_that_are_not_allowed(tmp_path: Path) -> None:
         convert_to_long(short, 8, 39)
     with pytest.raises(ValueError, match="attention_window=7"):
         convert_to_long(short, 7, 100)
+    with pytest.raises(TypeError, match="Merge adapters"):
+        convert_to_long(torch.nn.Linear(2, 2))
     with pytest.raises(TypeError, match="LongformerModel"):
         convert_to_long(transformers.LongformerModel(small_config()))
     long = convert_to_long(short, 8, 100)

@@ -59,7 +59,13 @@ def find_checkpoint(checkpoint: Checkpoint) -> Path:
 
     Raises:
         CheckpointError: there is no such folder or repository, or it has no config.json.
+        TypeError: `checkpoint` is neither a path nor a name.
     """
+    if not isinstance(checkpoint, (str, os.PathLike)):
+        raise TypeError(
+            f"A {type(checkpoint).__name__} is neither a model of transformers nor the path or name of a checkpoint. "
+            "Merge adapters into their model first."
+        )
     folder = Path(checkpoint)
     if not folder.is_dir():
         try:
