@@ -246,7 +246,11 @@ def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
     convert_from_longformer(tmp_path / "plus", tmp_path / "plus", overwrite=True)
     (tmp_path / "papers").mkdir()
     (tmp_path / "papers" / "thesis.tex").write_text("years of work")
-    with pytest.raises(ValueError, match="holds no checkpoint"):
+    with pytest.raises(ValueError, match="more than a checkpoint"):
+        convert_from_longformer(theirs, tmp_path / "papers", overwrite=True)
+    (tmp_path / "papers" / "config.json").write_text("{}")
+    (tmp_path / "papers" / "figures").mkdir()
+    with pytest.raises(ValueError, match="more than a checkpoint"):
         convert_from_longformer(theirs, tmp_path / "papers", overwrite=True)
     with pytest.raises(ValueError, match="make it first"):
         convert_from_longformer(theirs, tmp_path / "no" / "such")
@@ -265,6 +269,23 @@ def test_an_error_half_way_leaves_nothing_new(tmp_path: Path) -> None:
     for name in ("new", "old"):
         with pytest.raises(KeyboardInterrupt):
             fail_half_way(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert (tmp_path / "old" / "config.json").read_text() == "{}"
+
+
+def test_what_stood_there_is_put_back_where_the_new_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.json").write_text("{}")
+    replace = Path.replace
+
+    def fail(path: Path, target: Path) -> Path:
+        if path.suffix == ".partial":
+            raise OSError("no")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="no"), new_folder(tmp_path / "old", overwrite=True):
+        pass
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
     assert (tmp_path / "old" / "config.json").read_text() == "{}"
 

@@ -305,3 +305,18 @@ def test_resize_position_embeddings() -> None:
         model(torch.full((1, 31), 5))
     with pytest.raises(ValueError, match="one of 2"):
         model.resize_position_embeddings(2)
+
+
+@pytest.mark.parametrize("kind", ["xlm-roberta", "camembert"])
+def test_tokenizers_of_other_languages_keep_their_class(kind: str, tmp_path: Path) -> None:
+    words = ["<s>", "<pad>", "</s>", "<unk>", "▁", "▁elle", "▁lit", "s", "e"]
+    tokenizer_class = getattr(transformers, f"{TYPES[kind]}Tokenizer")
+    tokenizer = tokenizer_class(vocab=[(word, -float(place)) for place, word in enumerate(words)])
+    tokenizer.save_pretrained(tmp_path / "short")
+    short_model(kind, "ForMaskedLM", vocab_size=len(tokenizer)).save_pretrained(tmp_path / "short")
+    convert_to_long(tmp_path / "short", 8, 100, tmp_path / "long")
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "long")
+    assert type(loaded) is tokenizer_class
+    assert loaded.model_max_length == 100
+    assert loaded("elle lit <mask>")["input_ids"] == tokenizer("elle lit <mask>")["input_ids"]
+    assert transformers.pipeline("fill-mask", model=str(tmp_path / "long"))("elle <mask>")

@@ -117,6 +117,7 @@ HEADS: dict[Family, dict[str, Head]] = {
         ),
     },
 }
+_KNOWN = "RoBERTa, XLM-RoBERTa, CamemBERT, BERT and ELECTRA can, bare or with a head that Longformer has too"
 _NO_PLACE = {
     "ElectraForSequenceClassification": "its head has GELU where Longformer's has tanh",
 }
@@ -128,14 +129,14 @@ def class_named(architectures: Sequence[str] | None, folder: object) -> type[Pre
     Raises:
         ValueError: it says nothing, or something else.
     """
-    known = [prefix + head for family, heads in HEADS.items() for prefix in family.names for head in heads]
+    known = {prefix + head for family, heads in HEADS.items() for prefix in family.names for head in heads}
     for name in architectures or ():
         if name in known:
             return getattr(transformers, name)
         _refuse_no_place(name)
     raise ValueError(
-        f"{folder} is of architectures={architectures!r}; short models that become long are "
-        f"{', '.join(known)}. If its architectures are not said, load it with its class and convert the model."
+        f"{folder} is of architectures={architectures!r}, and cannot be made long: {_KNOWN}. If it is one of them and "
+        "does not say so, load it with its class and convert the model."
     )
 
 
@@ -153,10 +154,7 @@ def place_of(model: PreTrainedModel) -> tuple[Family, Head]:
                 if head is not None and kind is getattr(transformers, kind.__name__, None):
                     return family, head
         _refuse_no_place(kind.__name__)
-    raise TypeError(
-        f"A {type(model).__name__} cannot be made long: RoBERTa, XLM-RoBERTa, CamemBERT, BERT and ELECTRA can, bare or "
-        "with a head that Longformer has too. Merge adapters into their model first."
-    )
+    raise TypeError(f"A {type(model).__name__} cannot be made long: {_KNOWN}. Merge adapters into their model first.")
 
 
 def _refuse_no_place(name: str) -> None:

@@ -22,7 +22,7 @@ def check_output(path: Checkpoint | None, overwrite: bool) -> None:
 
     Raises:
         FileExistsError: it exists, and overwriting was not asked for.
-        ValueError: it is a file, or a folder with something else than a checkpoint in it, or stands in no folder.
+        ValueError: it is a file, or a folder with something else in it than a checkpoint, or stands in no folder.
     """
     if path is None:
         return
@@ -37,8 +37,11 @@ def check_output(path: Checkpoint | None, overwrite: bool) -> None:
         raise FileExistsError(
             f"{output} exists: choose another name, or ask for overwriting (overwrite=True, --overwrite)."
         )
-    if not (output / "config.json").is_file():
-        raise ValueError(f"{output} holds no checkpoint (it has no config.json), so it is not overwritten.")
+    if not (output / "config.json").is_file() or any(path.is_dir() for path in output.iterdir()):
+        raise ValueError(
+            f"{output} is not overwritten: it has no config.json, or folders of its own, and may hold more than a "
+            "checkpoint. Choose another name."
+        )
 
 
 @contextmanager
@@ -108,9 +111,15 @@ def _publish(draft: Path, output: Path) -> None:
     if not output.exists():
         draft.replace(output)
         return
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.", suffix=".old") as old:
-        output.replace(Path(old) / output.name)
+    aside = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.", suffix=".old"))
+    output.replace(aside / output.name)
+    try:
         draft.replace(output)
+    except BaseException:
+        (aside / output.name).replace(output)
+        raise
+    finally:
+        shutil.rmtree(aside)
 
 
 def _umask() -> int:
