@@ -81,6 +81,7 @@ class LongformerPlusSuiteTest(_common.ModelTesterMixin, unittest.TestCase):
         LongformerPlusForMultipleChoice,
     )
     model_tester_class = LongformerPlusModelTester
+    test_resize_position_embeddings = True
 
     def setUp(self) -> None:
         self.model_tester = LongformerPlusModelTester(self)
