@@ -232,6 +232,16 @@ def test_kinds_are_found_out(tmp_path: Path) -> None:
         convert_checkpoint(tmp_path / "led", tmp_path / "other", "longformer")
 
 
+def test_the_package_knows_conversion_without_importing_it() -> None:
+    code = (
+        "import sys, longformer_plus\n"
+        "assert 'longformer_plus.conversion' not in sys.modules\n"
+        "assert callable(longformer_plus.conversion.convert_to_long)\n"
+        "assert not hasattr(longformer_plus, 'other')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
     theirs = native("Model")
     convert_from_longformer(theirs, tmp_path / "plus")
