@@ -74,15 +74,15 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("output", type=Path, help="a new folder")
     add = parser.add_argument
-    add("--short-tokens", type=float, default=8e6, help="tokens that the short model is trained on")
-    add("--further-tokens", type=float, default=2e6, help="tokens that both are trained on after that")
+    add("--short-tokens", type=float, default=4e6, help="tokens that the short model is trained on")
+    add("--further-tokens", type=float, default=1e6, help="tokens that both are trained on after that")
     add("--batch-tokens", type=int, default=16384, help="tokens of a step")
-    add("--vocabulary", type=int, default=8192)
-    add("--hidden-size", type=int, default=256)
+    add("--vocabulary", type=int, default=4096)
+    add("--hidden-size", type=int, default=128)
     add("--layers", type=int, default=4)
     add("--window", type=int, default=512, help="attention window of the long model, total width")
     add("--learning-rate", type=float, default=1e-3, help="of the short model; further training has a quarter of it")
-    add("--evaluations", type=int, default=8, help="how often the loss is measured in each training")
+    add("--evaluations", type=int, default=4, help="how often the loss is measured in each training")
     add("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -130,7 +130,7 @@ def short_config(options: argparse.Namespace, vocabulary: int) -> RobertaConfig:
 class Masked:
     """Documents of `LONG` tokens, masked once, so that every model predicts the same tokens."""
 
-    def __init__(self, ids: Tensor, tokenizer: PreTrainedTokenizerBase, most: int = 64) -> None:
+    def __init__(self, ids: Tensor, tokenizer: PreTrainedTokenizerBase, most: int = 24) -> None:
         ids = ids[torch.linspace(0, len(ids) - 1, min(most, len(ids))).long()]  # from all of the sources
         generator = torch.Generator().manual_seed(0)
         is_masked = (torch.rand(ids.shape, generator=generator) < 0.15) & (ids > len(SPECIAL_TOKENS) - 1)
