@@ -32,17 +32,8 @@ TENSORFLOW = ("tf_model.h5", "tf_model.h5.index.json")
 # Bytes. The largest tokenizers in use have some 35 MB.
 _LARGEST_JSON = 16 * 2**20
 _LARGEST_TOKENIZER = 128 * 2**20
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "sentencepiece.bpe.model", "spiece.model")
+_BESIDE_VOCABULARIES = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 _Read = TypeVar("_Read")
 _Model = TypeVar("_Model", bound=PreTrainedModel)
@@ -243,16 +234,17 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
     Raises:
         CheckpointError: a file of it is too large or damaged.
     """
-    found = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
-    for file in found:
+    if not any((folder / name).is_file() for name in _VOCABULARIES):
+        return None
+    for file in (folder / name for name in (*_VOCABULARIES, *_BESIDE_VOCABULARIES)):
+        if not file.is_file():
+            continue
         if (size := file.stat().st_size) > _LARGEST_TOKENIZER:
             raise CheckpointError(
                 f"{file} has {size:,} bytes; a tokenizer's files have at most {_LARGEST_TOKENIZER:,}. It is not read."
             )
         if file.suffix == ".json":
             guarded(file, lambda file=file: json.loads(file.read_bytes()))  # type: ignore[misc]
-    if not any(file.name in _TOKENIZER_FILES[:6] for file in found):
-        return None
     return guarded(folder, lambda: AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
 
 
