@@ -1,5 +1,8 @@
 """Longformer for transformers, exact and fast. Importing this package registers its classes with the Auto classes."""
 
+from importlib import import_module
+from types import ModuleType
+
 from .cache import LongformerPlusCache
 from .causal_lm import LongformerPlusForCausalLM
 from .configuration import LongformerPlusConfig
@@ -33,3 +36,10 @@ __all__ = [
 ]
 
 register()
+
+
+def __getattr__(name: str) -> ModuleType:
+    """`longformer_plus.conversion`, imported when it is first asked for: few programs need it."""
+    if name == "conversion":
+        return import_module(".conversion", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -169,9 +169,14 @@ def _peak_of(workload: Workload, model: PreTrainedModel) -> int:
         held = torch.cuda.memory_allocated()
         workload.run(model, inputs)
         return torch.cuda.max_memory_allocated() - held
+    return peak_beyond(lambda: workload.run(model, inputs))
+
+
+def peak_beyond(run: Callable[[], object]) -> int:
+    """Bytes of the process's memory at the peak of a call beyond what was held before. Linux only."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at what is held now
     held = _peak_bytes()
-    workload.run(model, inputs)
+    run()
     return _peak_bytes() - held
 
 

@@ -115,6 +115,10 @@ class LongformerPlusConfig(PreTrainedConfig):
         converted._attn_implementation = config._attn_implementation
         return converted
 
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+        """Nothing is done: saving must not copy the files of an installed package into the checkpoint."""
+
     @property
     def windows(self) -> list[int]:
         """The total window width of each layer, in tokens."""

@@ -31,6 +31,30 @@ from .configuration import LongformerPlusConfig
 from .linear import apply_linear
 
 
+def tile_positions(table: Tensor, num_reserved: int, num_rows: int) -> Tensor:
+    """A position table of another length: its rows for tokens copied over and over (the paper's section 5), or cut.
+
+    Args:
+        table: (positions, E).
+        num_reserved: how many of its first rows are for no token: up to and with the padding index.
+        num_rows: the number of rows wanted, those reserved among them.
+
+    Returns:
+        (num_rows, E).
+
+    Raises:
+        ValueError: either table has no rows for tokens.
+    """
+    num_copied = table.shape[0] - num_reserved
+    if num_copied < 1 or num_rows <= num_reserved:
+        raise ValueError(
+            f"A position table of {table.shape[0]} rows cannot be made one of {num_rows}: the first {num_reserved} are "
+            "for no token, and both need more than these."
+        )
+    places = torch.arange(num_rows - num_reserved, device=table.device) % num_copied
+    return torch.cat([table[:num_reserved], table[num_reserved:][places]])
+
+
 class LongformerPlusEmbeddings(nn.Module):
     """Word, position and token type embeddings, summed and normalised. Parameter names and positions are RoBERTa's."""
 
@@ -63,6 +87,13 @@ class LongformerPlusEmbeddings(nn.Module):
             first = torch.arange(count.shape[1], device=count.device) - places_in(segments)
             count = count - (count - is_token.long()).gather(1, first)
         return count * is_token + self.padding_idx
+
+    def resize_positions(self, num_rows: int) -> None:
+        """Give the position table another number of rows, by `tile_positions`."""
+        old = self.position_embeddings
+        table = tile_positions(old.weight.detach(), self.padding_idx + 1, num_rows)
+        self.position_embeddings = nn.Embedding.from_pretrained(table, freeze=False, padding_idx=self.padding_idx)
+        self.position_embeddings.weight.requires_grad_(old.weight.requires_grad)
 
     def forward(
         self,

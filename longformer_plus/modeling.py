@@ -8,6 +8,7 @@ Shapes: B batch, N tokens, H heads, E hidden size, G global tokens.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -41,6 +42,7 @@ from .layers import (
 )
 from .outputs import LongformerPlusModelOutput
 from .padding import Padding
+from .remote_code import write_remote_code
 
 logger = logging.get_logger(__name__)
 
@@ -79,6 +81,34 @@ class LongformerPlusPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(bias := getattr(module, "bias", None), nn.Parameter):
             init.zeros_(bias)
+
+    def get_position_embeddings(self) -> nn.Embedding:
+        """The position embeddings: row `pad_token_id` + 1 is the first token's."""
+        return self._embeddings().position_embeddings
+
+    def _embeddings(self) -> LongformerPlusEmbeddings:
+        return self.base_model.embeddings  # type: ignore[return-value]
+
+    def resize_position_embeddings(self, new_num_position_embeddings: int) -> None:
+        """Give the model another number of positions: copies of those it has (the paper's section 5), or fewer.
+
+        Args:
+            new_num_position_embeddings: rows of the table, `config.max_position_embeddings`; of these the first
+                `config.pad_token_id` + 1 are for no token.
+
+        Raises:
+            ValueError: there would be no row for tokens.
+        """
+        self._embeddings().resize_positions(new_num_position_embeddings)
+        self.config.max_position_embeddings = new_num_position_embeddings
+
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | os.PathLike[str], is_main_process: bool = True, **kwargs: Any
+    ) -> None:
+        """Save as `PreTrainedModel.save_pretrained` does, and beside it what `trust_remote_code=True` reads."""
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if is_main_process:
+            write_remote_code(save_directory)
 
     def choose_global_attention(
         self,

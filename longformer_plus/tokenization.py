@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from transformers import BatchEncoding, TokenizersBackend
 
 from .global_attention import Policy, build_global_attention_mask
+from .remote_code import write_remote_code
 
 GLOBAL_ATTENTION_MASK = "global_attention_mask"
 
@@ -80,6 +82,16 @@ class LongformerPlusTokenizer(TokenizersBackend):
         if global_attention is not None:
             encoding[GLOBAL_ATTENTION_MASK] = self.global_attention_mask(encoding, global_attention)
         return encoding
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> tuple[str, ...]:
+        """Save as transformers' tokenizers do, and beside it what `trust_remote_code=True` reads."""
+        saved = super().save_pretrained(save_directory, *args, **kwargs)
+        write_remote_code(save_directory)
+        return saved
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoTokenizer") -> None:
+        """Nothing is done: saving must not copy the files of an installed package into the checkpoint."""
 
     def global_attention_mask(self, encoding: BatchEncoding | dict[str, Any], policy: Policy) -> Any:
         """The global attention mask of an encoding, of the type and shape of its `input_ids` (tensor, array or lists).

@@ -1,4 +1,4 @@
-"""The README's first snippet prints what the README says it prints."""
+"""The README's snippets print what the README says they print."""
 
 from __future__ import annotations
 
@@ -14,16 +14,22 @@ import longformer_plus
 README = Path(__file__).parents[1] / "README.md"
 
 
-def test_the_first_snippet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = README.read_text()
-    snippet = re.search(r"```python\n(.*?)```\n\n((?:    [^\n]*\n)+)", text, re.DOTALL)
-    assert snippet is not None
+SNIPPETS = re.findall(r"```python\n(.*?)```\n\n((?:    [^\n]*\n)+)", README.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize(("code", "expected"), SNIPPETS, ids=[f"snippet {number}" for number in range(len(SNIPPETS))])
+def test_a_snippet_prints_what_stands_below_it(
+    code: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
-            exec(snippet[1], {})
+            exec(code, {})
     finally:
         longformer_plus.unregister_for_longformer()
-    expected = "".join(line.removeprefix("    ") for line in snippet[2].splitlines(keepends=True))
-    assert printed.getvalue() == expected
+    assert printed.getvalue() == "".join(line.removeprefix("    ") for line in expected.splitlines(keepends=True))
+
+
+def test_there_are_snippets() -> None:
+    assert len(SNIPPETS) >= 2

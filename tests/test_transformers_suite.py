@@ -83,6 +83,7 @@ class LongformerPlusSuiteTest(_common.ModelTesterMixin, _common.GenerationTester
         LongformerPlusForMultipleChoice,
     )
     model_tester_class = LongformerPlusModelTester
+    test_resize_position_embeddings = True
 
     def setUp(self) -> None:
         self.model_tester = LongformerPlusModelTester(self)

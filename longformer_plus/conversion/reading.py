@@ -1,0 +1,289 @@
+"""Reading checkpoints that others wrote: nothing in them is executed, and what is damaged is refused.
+
+Files are looked at before anything is built from them: sizes, the headers of safetensors, the compression of pickles,
+the names in an index. transformers and torch then read them, pickles with `weights_only`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+Checkpoint = str | os.PathLike[str]
+
+# The first kind that a folder has is read, of each the whole file before the index of its parts.
+SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+TENSORFLOW = ("tf_model.h5", "tf_model.h5.index.json")
+
+# Bytes. The largest tokenizers in use have some 35 MB.
+_LARGEST_JSON = 16 * 2**20
+_LARGEST_TOKENIZER = 128 * 2**20
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "sentencepiece.bpe.model", "spiece.model")
+_BESIDE_VOCABULARIES = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+
+_Read = TypeVar("_Read")
+_Model = TypeVar("_Model", bound=PreTrainedModel)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is damaged, incomplete, not what it says it is, or not safe to read."""
+
+
+def find_checkpoint(checkpoint: Checkpoint) -> Path:
+    """The folder of a checkpoint: itself, or a copy of a repository on the hub.
+
+    Of the hub's repositories only the configuration, the tokenizer and one kind of weights are fetched.
+
+    Raises:
+        CheckpointError: there is no such folder or repository, or it has no config.json.
+        TypeError: `checkpoint` is neither a path nor a name.
+    """
+    if not isinstance(checkpoint, (str, os.PathLike)):
+        raise TypeError(
+            f"A {type(checkpoint).__name__} is neither a model of transformers nor the path or name of a checkpoint. "
+            "Merge adapters into their model first."
+        )
+    folder = Path(checkpoint)
+    if not folder.is_dir():
+        try:
+            folder = _fetch(str(checkpoint))
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            raise CheckpointError(
+                f"{checkpoint} is neither a folder here nor a repository that could be fetched from the hub "
+                f"({_first_line(error)})."
+            ) from error
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} has no config.json: give the folder that a model was saved to.")
+    return folder
+
+
+def _fetch(name: str) -> Path:
+    folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.model", "model*.safetensors"]))
+    for kind, pattern in ((PICKLES, "pytorch_model*.bin"), (TENSORFLOW, "tf_model*.h5")):
+        if any((folder / file).is_file() for file in (*SAFETENSORS, *kind)):
+            break
+        folder = Path(snapshot_download(name, allow_patterns=[pattern, f"{pattern}.index.json"]))
+    return folder
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The fields of a checkpoint's config.json.
+
+    Raises:
+        CheckpointError: it is missing, too large, or no JSON object.
+    """
+    return _read_json(folder / "config.json")
+
+
+def weight_files(folder: Path, kinds: Sequence[Sequence[str]] = (SAFETENSORS, PICKLES)) -> list[Path]:
+    """The files that a folder's weights are in, of the first of `kinds` that is there.
+
+    Raises:
+        CheckpointError: there are none, or the index of their parts names a file that is missing or elsewhere.
+    """
+    for whole, index in kinds:
+        if (folder / whole).is_file():
+            return [folder / whole]
+        if (folder / index).is_file():
+            return _parts(folder / index)
+    wanted = ", ".join(whole for whole, _ in kinds)
+    raise CheckpointError(f"{folder} has no weights: none of {wanted}, whole or in parts with an index.")
+
+
+def _parts(index: Path) -> list[Path]:
+    names = _read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise CheckpointError(f"{index} names no files in its weight_map: it is damaged.")
+    files = [index.parent / name for name in sorted(set(names.values()))]
+    for file in files:
+        if file.name != file.relative_to(index.parent).as_posix() or not file.is_file():
+            raise CheckpointError(f"{index} names {file.name!r}, which is not a file beside it.")
+    return files
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, on the CPU, in the precision that they are kept in.
+
+    Raises:
+        CheckpointError: they are missing or damaged, or hold anything that is not a tensor.
+    """
+    weights: dict[str, Tensor] = {}
+    for file in weight_files(folder):
+        weights.update(read_file(file))
+    return weights
+
+
+def read_file(file: Path) -> dict[str, Tensor]:
+    """The tensors of one file of weights by name; see `read_weights`."""
+    check_weight_file(file)
+    if file.suffix == ".safetensors":
+        with safe_open(file, framework="pt") as tensors:
+            return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+    weights = guarded(file, lambda: torch.load(file, map_location="cpu", weights_only=True))
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise CheckpointError(f"{file} holds something else than tensors by name: it is not a model's weights.")
+    return weights
+
+
+def check_weight_file(file: Path) -> None:
+    """Look at a file of weights without building anything from it.
+
+    Raises:
+        CheckpointError: a safetensors file is not whole, or a pickle would grow when it is unpacked.
+    """
+    if file.suffix == ".safetensors":
+        # The header says where each tensor lies, and must fit the size of the file.
+        guarded(file, lambda: safe_open(file, framework="pt").__exit__(None, None, None))
+    elif file.suffix == ".bin" and zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        # torch stores without compression.
+        if unpacked > file.stat().st_size:
+            raise CheckpointError(f"{file} would grow to {unpacked:,} bytes when unpacked: torch writes no such files.")
+
+
+def load_model(model_class: type[_Model], folder: Path, **options: Any) -> _Model:
+    """`model_class.from_pretrained(folder)`, whole or not at all, in the precision that the weights are kept in.
+
+    Args:
+        model_class: a class of transformers or of this package.
+        folder: a checkpoint's folder.
+        options: passed on to `from_pretrained`.
+
+    Raises:
+        CheckpointError: files are damaged or unsafe, or weights are missing or of other shapes than the configuration
+            says.
+    """
+    _check_sizes(model_class, folder)
+    read: Any = partial(model_class.from_pretrained, folder, output_loading_info=True, weights_only=True, dtype="auto")
+    model, loading = guarded(folder, partial(read, **options))
+    missing = sorted(loading["missing_keys"])
+    if missing and "add_pooling_layer" not in options and all(name.startswith("pooler.") for name in missing):
+        return load_model(model_class, folder, add_pooling_layer=False, **options)
+    if missing:
+        raise CheckpointError(
+            f"{folder} has no weights for {shortened(missing)}, of {model_class.__name__}: they would be random."
+        )
+    return model
+
+
+def check_layers(wanted: object, names: Iterable[str]) -> None:
+    """Refuse a number of layers that the weights do not have, before a model with them is built.
+
+    Args:
+        wanted: `num_hidden_layers` of the configuration.
+        names: of the weights.
+    """
+    found = {int(layer[1]) for name in names if (layer := re.search(r"\blayer\.(\d+)\.", name))}
+    if wanted is not None and found and wanted != len(found):
+        raise CheckpointError(f"There are weights of {len(found)} layers, but num_hidden_layers is {wanted!r}.")
+
+
+def _check_sizes(model_class: type[PreTrainedModel], folder: Path) -> None:
+    """Refuse a configuration that the weights do not fit, before a model of its size is built."""
+    shapes = {name: shape for name, (shape, _) in tensor_types(folder).items()}
+    check_layers(read_config(folder).get("num_hidden_layers"), shapes)
+    config = guarded(folder / "config.json", lambda: model_class.config_class.from_pretrained(folder))  # type: ignore[union-attr]
+    with torch.device("meta"):
+        wanted = guarded(folder / "config.json", lambda: model_class(config)).state_dict()
+    wrong = [
+        f"{name} {shapes[name]}, not {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if shapes.get(name, tensor.shape) != tensor.shape
+    ]
+    if wrong:
+        raise CheckpointError(f"{folder} has weights of other shapes than its config.json says: {shortened(wrong)}.")
+
+
+def tensor_types(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """The shape and the type of every tensor of a checkpoint, by name.
+
+    Raises:
+        CheckpointError: files are missing, damaged or unsafe.
+    """
+    types: dict[str, tuple[tuple[int, ...], str]] = {}
+    for file in weight_files(folder):
+        check_weight_file(file)
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as tensors:
+                headers = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
+                types.update({name: (tuple(each.get_shape()), each.get_dtype()) for name, each in headers.items()})
+        else:
+            loaded = guarded(file, lambda file=file: torch.load(file, map_location="meta", weights_only=True))  # type: ignore[misc]
+            types.update({name: (tuple(each.shape), str(each.dtype)) for name, each in loaded.items()})
+    return types
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a checkpoint, or None where it has none.
+
+    Raises:
+        CheckpointError: a file of it is too large or damaged.
+    """
+    if not any((folder / name).is_file() for name in _VOCABULARIES):
+        return None
+    for file in (folder / name for name in (*_VOCABULARIES, *_BESIDE_VOCABULARIES)):
+        if not file.is_file():
+            continue
+        if (size := file.stat().st_size) > _LARGEST_TOKENIZER:
+            raise CheckpointError(
+                f"{file} has {size:,} bytes; a tokenizer's files have at most {_LARGEST_TOKENIZER:,}. It is not read."
+            )
+        if file.suffix == ".json":
+            guarded(file, lambda file=file: json.loads(file.read_bytes()))  # type: ignore[misc]
+    return guarded(folder, lambda: AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+
+
+def guarded(what: Path, read: Callable[[], _Read]) -> _Read:
+    """What `read` returns; whatever it raises becomes a CheckpointError that names the file or folder."""
+    try:
+        return read()
+    except (ModuleNotFoundError, MemoryError):
+        raise
+    except Exception as error:
+        unsafe = "Weights only load failed" in str(error) or "weights_only" in str(error)
+        reason = "it holds code or objects beside tensors, which are not run" if unsafe else _first_line(error)
+        kind = "is not safe to read" if unsafe else "cannot be read"
+        if isinstance(error, SafetensorError):
+            kind = "is damaged"
+        raise CheckpointError(f"{what} {kind}: {reason}.") from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise CheckpointError(f"{file} is missing.")
+    if (size := file.stat().st_size) > _LARGEST_JSON:
+        raise CheckpointError(f"{file} has {size:,} bytes, more than the {_LARGEST_JSON:,} that are read.")
+    fields = guarded(file, lambda: json.loads(file.read_text(encoding="utf-8")))
+    if not isinstance(fields, dict):
+        raise CheckpointError(f"{file} is no JSON object.")
+    return fields
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    if not lines:
+        return type(error).__name__
+    # What a validation found stands on the line after.
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return f"{type(error).__name__}: {text.rstrip('.')}"
+
+
+def shortened(names: Sequence[str], most: int = 5) -> str:
+    """The first of many names, as a message shows them."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
