@@ -15,6 +15,7 @@ MODULE = "modeling_longformer_plus"
 _AUTO_CLASSES = {
     "AutoConfig": "LongformerPlusConfig",
     "AutoModel": "LongformerPlusModel",
+    "AutoModelForCausalLM": "LongformerPlusForCausalLM",
     "AutoModelForMaskedLM": "LongformerPlusForMaskedLM",
     "AutoModelForMultipleChoice": "LongformerPlusForMultipleChoice",
     "AutoModelForQuestionAnswering": "LongformerPlusForQuestionAnswering",

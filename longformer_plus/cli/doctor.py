@@ -86,6 +86,7 @@ def _try(backend: str, device: str) -> str:
     """What happens when a small model runs on a device with a backend, in a few words."""
     import torch
 
+    from ..attention.flex import why_not
     from ..configuration import LongformerPlusConfig
     from ..modeling import LongformerPlusModel
 
@@ -93,8 +94,16 @@ def _try(backend: str, device: str) -> str:
         vocab_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
     )
     try:
-        model = LongformerPlusModel._from_config(config, attn_implementation=backend).to(device)
+        model = LongformerPlusModel._from_config(config, attn_implementation=backend).to(device).eval()
         ids = torch.full((1, 300), 5, device=device)
+        with torch.no_grad():
+            model(ids, global_attention_mask=torch.zeros_like(ids))
+        if backend == "flex_attention":
+            query = torch.zeros(1, 1, 1, 16, device=device)
+            if reason := why_not(query):
+                return f"no: {reason}; sdpa does its work"
+            if reason := why_not(query.requires_grad_()):
+                return f"runs forward; in training sdpa does its work: {reason}"
         model(ids, global_attention_mask=torch.zeros_like(ids)).last_hidden_state.sum().backward()
     except Exception as error:
         sentence = str(error).strip().splitlines()[0].partition(". ")[0] if str(error).strip() else ""
