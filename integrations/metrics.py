@@ -160,7 +160,7 @@ def shrink_logits(task: str) -> Callable[[Any, Any], Any]:
     """
     return {
         "question-answering": _best_edges,
-        "masked-lm": _likeliest_tokens,
+        "fill-mask": _likeliest_tokens,
         "token-classification": lambda logits, labels: _first(logits).argmax(-1),
         "text-classification": lambda logits, labels: _first(logits),
         "multiple-choice": lambda logits, labels: _first(logits),
@@ -171,7 +171,7 @@ def compute_metrics(task: str, prepared: Prepared | PackedDocuments, names: Sequ
     """`compute_metrics` of a task, for what `shrink_logits` leaves.
 
     Args:
-        task: the name of a pipeline, or "masked-lm".
+        task: the name of a pipeline, or "fill-mask".
         prepared: the features that are evaluated, in their order.
         names: the classes by id, for tagging.
     """
@@ -181,7 +181,7 @@ def compute_metrics(task: str, prepared: Prepared | PackedDocuments, names: Sequ
         return lambda evaluated: _answer_metrics(evaluated, prepared)
     if task == "token-classification" and isinstance(prepared, Prepared):
         return lambda evaluated: _entity_metrics(evaluated, prepared, names)
-    return _masked_metrics if task == "masked-lm" else _class_metrics
+    return _masked_metrics if task == "fill-mask" else _class_metrics
 
 
 def _first(logits: Any) -> Tensor:
@@ -219,7 +219,7 @@ def _masked_metrics(evaluated: EvalPrediction) -> dict[str, float]:
     hidden = labels != IGNORED_LABEL
     if not hidden.any():
         return {}
-    guesses, losses = evaluated.predictions
+    guesses, losses = map(np.asarray, evaluated.predictions)
     metric = MaskedTokenMetric()
     return metric.compute(predictions=guesses[hidden], references=labels[hidden], losses=losses[hidden]) or {}
 
@@ -237,7 +237,8 @@ def _entity_metrics(evaluated: EvalPrediction, prepared: Prepared, names: Sequen
 
 
 def _answer_metrics(evaluated: EvalPrediction, prepared: PreparedQuestions) -> dict[str, float]:
-    predictions = best_answers(*evaluated.predictions, prepared)
+    edges, no_answer = evaluated.predictions
+    predictions = best_answers(np.asarray(edges), np.asarray(no_answer), prepared)
     references = [record.row["answers"]["text"] for record in prepared.records]
     return AnswerMetric().compute(predictions=predictions, references=references) or {}
 

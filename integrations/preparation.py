@@ -113,11 +113,11 @@ def prepare_tagging(
     tokenizer: PreTrainedTokenizerBase,
     names: Sequence[str],
     max_length: int,
-    overlap: int = 128,
+    stride: int = 128,
 ) -> Prepared:
     """Features for token classification of pre-split words, of documents of any length.
 
-    A word's label stands on its first token. Where two stretches overlap, a word is labelled in the one that shows more
+    A word's label stands on its first token. Where two stretches stride, a word is labelled in the one that shows more
     of its surroundings, so that each counts once.
 
     Args:
@@ -125,13 +125,13 @@ def prepare_tagging(
         tokenizer: with `add_prefix_space=True`.
         names: the tags, by id.
         max_length: tokens of a stretch, special ones included.
-        overlap: tokens that neighbouring stretches share.
+        stride: tokens that neighbouring stretches share.
 
     Raises:
         ValueError: a tag is none of these; the message names file and line.
     """
     ids = {name: index for index, name in enumerate(names)}
-    room = _room(tokenizer, max_length, overlap)
+    room = _room(tokenizer, max_length, stride)
     features: list[Feature] = []
     document_of: list[int] = []
     for number, record in enumerate(records):
@@ -142,7 +142,7 @@ def prepare_tagging(
         tags = np.array([_class_id(ids, tag, record) for tag in record.row["ner_tags"]])
         labels = np.where(is_first, tags[word_of], IGNORED_LABEL)
         word_mask = record.row.get("global_attention_mask")
-        for start, stop, first, last in _stretches(len(word_of), room, overlap):
+        for start, stop, first, last in _stretches(len(word_of), room, stride):
             here = labels[start:stop].copy()
             here[: first - start] = here[last - start :] = IGNORED_LABEL
             feature: Feature = {
@@ -263,7 +263,7 @@ def prepare_questions(
     records: Sequence[Record],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
-    overlap: int = 128,
+    stride: int = 128,
     max_question_length: int = 64,
     unanswered_share: float = 1.0,
     seed: int = 0,
@@ -275,7 +275,7 @@ def prepare_questions(
     Args:
         records: rows of `question`, `context` and `answers`, of which the first is learned.
         max_length: tokens of a feature: special ones, the question and a stretch.
-        overlap: tokens that neighbouring stretches share; an answer that is longer may be lost.
+        stride: tokens that neighbouring stretches share; an answer that is longer may be lost.
         max_question_length: tokens of a question; longer ones are cut.
         unanswered_share: the share of the stretches without an answer that is kept, drawn at random.
 
@@ -290,7 +290,7 @@ def prepare_questions(
     for number, record in enumerate(records):
         answer = _answer_tokens(record, documents[number])
         was_found = False
-        for span in _question_spans(features, number, max_length, overlap):
+        for span in _question_spans(features, number, max_length, stride):
             is_here = answer is not None and span.start <= answer[0] and answer[1] < span.stop
             if not is_here and random.random() >= unanswered_share:
                 continue
@@ -357,36 +357,36 @@ def _answer_tokens(record: Record, document: Document) -> tuple[int, int] | None
     return document.find(start, start + len(answers["text"][0]))
 
 
-def _question_spans(features: _QuestionFeatures, number: int, max_length: int, overlap: int) -> list[Span]:
+def _question_spans(features: _QuestionFeatures, number: int, max_length: int, stride: int) -> list[Span]:
     before, between, after = features.frame
     prefix = len(before) + len(features.questions[number]) + len(between)
     room = max_length - prefix - len(after)
-    if room <= overlap:
+    if room <= stride:
         raise ValueError(
-            f"max_length={max_length} leaves {room} tokens for the document beside its question, and overlap={overlap} "
-            "must be less. Raise max_length or lower overlap."
+            f"max_length={max_length} leaves {room} tokens for the document beside its question, and stride={stride} "
+            "must be less. Raise max_length or lower stride."
         )
     length = len(features.documents[number].ids)
-    return [Span(number, start, stop, prefix) for start, stop, _, _ in _stretches(length, room, overlap)]
+    return [Span(number, start, stop, prefix) for start, stop, _, _ in _stretches(length, room, stride)]
 
 
-def _stretches(length: int, room: int, overlap: int) -> list[tuple[int, int, int, int]]:
+def _stretches(length: int, room: int, stride: int) -> list[tuple[int, int, int, int]]:
     """Stretches of at most `room` tokens that cover `length`: (start, stop, first, last).
 
     The parts from `first` up to `last` cover it once: the border between two lies in the middle of what they share. The
     last stretch is moved back to be as long as the others.
     """
-    starts = [*range(0, max(length - room, 0), room - overlap), max(length - room, 0)]
+    starts = [*range(0, max(length - room, 0), room - stride), max(length - room, 0)]
     stops = [min(start + room, length) for start in starts]
     borders = [0, *((stop + start) // 2 for stop, start in zip(stops, starts[1:], strict=False)), length]
     return list(zip(starts, stops, borders, borders[1:], strict=False))
 
 
-def _room(tokenizer: PreTrainedTokenizerBase, max_length: int, overlap: int) -> int:
+def _room(tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int) -> int:
     room = max_length - tokenizer.num_special_tokens_to_add()
-    if not 0 <= overlap < room:
+    if not 0 <= stride < room:
         raise ValueError(
-            f"overlap={overlap} is not allowed: it must be at least 0 and less than the {room} tokens of a stretch."
+            f"stride={stride} is not allowed: it must be at least 0 and less than the {room} tokens of a stretch."
         )
     return room
 

@@ -1,7 +1,7 @@
-"""Pretraining from text: rows packed full of documents, drawn from sources in chosen proportions; a tokenizer for them.
+"""Pretraining from text: rows packed full of documents, drawn from sources in chosen proportions; and a tokenizer.
 
-Text stays on disk, memory-mapped, and is tokenized when a row is asked for. A row depends on nothing but the seed and its
-number: so a run resumes at any row at once, in any number of processes, and sees what it would have seen.
+Text stays on disk, memory-mapped, and is tokenized when a row is asked for. A row depends on nothing but the seed and
+its number: so a run resumes at any row at once, in any number of processes, and sees what it would have seen.
 
 Shapes: N tokens of a row.
 """
@@ -206,7 +206,7 @@ def _sample(
         yield text
 
 
-def _texts(source: str, columns: Mapping[str, str], state: str) -> Iterator[dict[str, str]]:
-    for record in iterate_records(source, "masked-lm", columns):
+def _texts(source: str, columns: Mapping[str, str], state: str) -> Iterator[dict[str, Any]]:
+    for record in iterate_records(source, "fill-mask", columns):
         text = record.row["text"]
         yield {"text": text, "characters": len(text)}

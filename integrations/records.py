@@ -4,9 +4,9 @@ A file has one JSON object on a line; .xz, .gz and .bz2 are read as they are. Wh
 
 | task | fields |
 |---|---|
-| masked-lm | text |
+| fill-mask | text |
 | text-classification | text; label: a string, an int, or a list of strings where there are several |
-| token-classification | tokens: a list of words; ner_tags: a tag for each; global_attention_mask (optional): 0 or 1 for each |
+| token-classification | tokens: a list of words; ner_tags and perhaps global_attention_mask: one for each |
 | question-answering | question; context; answers: {text: [...], answer_start: [...]}, empty where there is none |
 | multiple-choice | choices: a list of strings; label: the index of the right one; question, context (optional) |
 """
@@ -40,16 +40,13 @@ class Record:
     row: Row
 
 
-def read_records(
-    sources: Iterable[str], task: str, columns: Mapping[str, str] | None = None, limit: int | None = None
-) -> list[Record]:
+def read_records(sources: Iterable[str], task: str, columns: Mapping[str, str] | None = None) -> list[Record]:
     """All rows of some sources, checked.
 
     Args:
         sources: local files; or hub data sets, as NAME:SPLIT or NAME:CONFIGURATION:SPLIT.
         task: a key of `CHECKS`.
         columns: what fields are called in the sources, by the names above.
-        limit: read no more than so many rows of each source.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -57,20 +54,16 @@ def read_records(
     """
     records: list[Record] = []
     for source in sources:
-        records += iterate_records(source, task, columns, limit)
+        records += iterate_records(source, task, columns)
     return records
 
 
-def iterate_records(
-    source: str, task: str, columns: Mapping[str, str] | None = None, limit: int | None = None
-) -> Iterator[Record]:
+def iterate_records(source: str, task: str, columns: Mapping[str, str] | None = None) -> Iterator[Record]:
     """The rows of one source, one after another, checked. See `read_records`."""
     if task not in CHECKS:
         raise ValueError(f"task={task!r} is not allowed: it must be one of {', '.join(map(repr, CHECKS))}.")
     count = 0
     for where, row in _read_file(Path(source)) if is_file(source) else _read_hub(source):
-        if count == limit:
-            return
         renamed = {**row, **{name: row[column] for name, column in (columns or {}).items() if column in row}}
         try:
             CHECKS[task](renamed)
@@ -223,7 +216,7 @@ def _check_choice(row: Row) -> None:
 
 
 CHECKS: dict[str, Callable[[Row], None]] = {
-    "masked-lm": _check_text,
+    "fill-mask": _check_text,
     "text-classification": _check_classification,
     "token-classification": _check_tagging,
     "question-answering": _check_answers,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +40,20 @@ class TrainingPlan:
     """What is to be trained, on what, and how.
 
     Attributes:
-        task: a key of `training_tasks.TASKS`.
+        task: a key of `training_tasks.TASKS`; "masked-lm" is "fill-mask".
         train: sources of data; see `records.read_records`.
         output: the folder to write into: model, tokenizer, checkpoints, scores and a plot of the losses.
         evaluation: sources that are evaluated on.
         model: a checkpoint to start from, of LongformerPlus or Longformer; or
         config: the fields of a new model's configuration, whose weights are random, with
         tokenizer: the folder or the hub's name of its tokenizer; by default the checkpoint's.
-        weights: for masked-lm, how many of the tokens come from each source, in any unit; by default by size.
+        weights: for fill-mask, how many of the tokens come from each source, in any unit; by default by size.
         columns: what fields are called in the sources, by the names in `records`.
         join_by: for question answering, the field by which paragraphs are joined to whole articles, such as "title".
         max_length: tokens of a feature; by default as many as the model has positions for.
-        overlap: tokens that neighbouring stretches of a document share.
+        stride: tokens that neighbouring stretches of a document share.
         unanswered_share: for question answering, the share of stretches without the answer that is trained on.
-        masked_share: for masked-lm, the share of tokens that is hidden.
+        masked_share: for fill-mask, the share of tokens that is hidden.
         global_attention: a policy, in place of the checkpoint's.
         lora: the rank of LoRA adapters; None trains all weights.
         epochs: how often all data are gone through.
@@ -73,7 +73,7 @@ class TrainingPlan:
         log_every, eval_every, save_every: optimizer steps between reports, evaluations (None: only at the end), and
             checkpoints.
         keep: checkpoints that are kept.
-        max_train_rows, max_eval_rows: use no more rows of each source (for masked-lm: rows of tokens in evaluation).
+        max_train_rows, max_eval_rows: use no more rows, drawn at random (for fill-mask: rows of tokens in evaluation).
         resume: go on from the last whole checkpoint in `output`, if there is one.
     """
 
@@ -88,7 +88,7 @@ class TrainingPlan:
     columns: Mapping[str, str] = field(default_factory=dict)
     join_by: str | None = None
     max_length: int | None = None
-    overlap: int = 128
+    stride: int = 128
     unanswered_share: float = 1.0
     masked_share: float = 0.15
     global_attention: Policy | None = None
@@ -114,6 +114,9 @@ class TrainingPlan:
     max_train_rows: int | None = None
     max_eval_rows: int | None = None
     resume: bool = False
+
+    def __post_init__(self) -> None:
+        self.task = tasks.ALIASES.get(self.task, self.task)
 
     def check(self) -> None:
         """Raise a ValueError for the first value that is not allowed."""
@@ -176,7 +179,9 @@ def _finish(trainer: Trainer, plan: TrainingPlan, output: Path) -> dict[str, flo
     trainer.save_model(str(output))
     scores: dict[str, float] = {}
     if trainer.eval_dataset is not None:
-        scores = trainer.evaluate()
+        last = trainer.state.log_history[-2] if len(trainer.state.log_history) > 1 else {}
+        was_evaluated = "eval_loss" in last and last["step"] == trainer.state.global_step
+        scores = last if was_evaluated else trainer.evaluate()
         _say(f"evaluation: {scores_line(scores)}")
     if trainer.is_world_process_zero():
         trainer.state.save_to_json(str(output / "trainer_state.json"))
@@ -234,12 +239,12 @@ def _load_tokenizer(plan: TrainingPlan) -> PreTrainedTokenizerBase:
 
 
 def _load_config(plan: TrainingPlan, tokenizer: PreTrainedTokenizerBase) -> LongformerPlusConfig:
-    changes = {} if plan.global_attention is None else {"global_attention": plan.global_attention}
+    changes: dict[str, Any] = {} if plan.global_attention is None else {"global_attention": plan.global_attention}
     if plan.model is not None:
-        return LongformerPlusConfig.from_pretrained(plan.model, **changes)  # type: ignore[return-value]
+        return LongformerPlusConfig.from_pretrained(plan.model, **changes)
     special = ("bos_token_id", "eos_token_id", "sep_token_id", "pad_token_id")
     fields = {"vocab_size": len(tokenizer), **{name: getattr(tokenizer, name) for name in special}}
-    return LongformerPlusConfig(**{**fields, **plan.config, **changes})  # type: ignore[dict-item]
+    return LongformerPlusConfig(**{**fields, **(plan.config or {}), **changes})
 
 
 def _load_model(
@@ -271,7 +276,7 @@ def _load_model(
     adapted = get_peft_model(model, lora_config(plan.task, r=plan.lora))
     trained, total = adapted.get_nb_trainable_parameters()
     _say(f"model:      {type(model).__name__}, {trained:,} of {total:,} parameters trained ({trained / total:.2%})")
-    return adapted  # type: ignore[return-value]
+    return adapted
 
 
 def _warn_without_global_tokens(task: str, config: LongformerPlusConfig) -> None:
@@ -320,11 +325,11 @@ def _training_arguments(plan: TrainingPlan, data: Prepared | PackedDocuments, ev
         warmup_steps=plan.warmup,
         weight_decay=plan.weight_decay,
         bf16=_is_bfloat16(plan.precision),
-        gradient_checkpointing=plan.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if plan.gradient_checkpointing else None,
+        **_checkpointing(plan.gradient_checkpointing),
         seed=plan.seed,
         data_seed=plan.seed,
         dataloader_num_workers=plan.workers,
+        dataloader_pin_memory=torch.cuda.is_available(),
         logging_steps=plan.log_every,
         logging_first_step=True,
         eval_strategy="steps" if evaluates and plan.eval_every else "no",
@@ -339,6 +344,15 @@ def _training_arguments(plan: TrainingPlan, data: Prepared | PackedDocuments, ev
         ddp_find_unused_parameters=False,
         report_to=[],
     )
+
+
+def _checkpointing(wanted: bool) -> dict[str, Any]:
+    """The arguments that switch gradient checkpointing on, by the names of the installed transformers."""
+    if not wanted:
+        return {}
+    names = {each.name for each in fields(TrainingArguments)}
+    name = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
+    return {name: True, f"{name}_kwargs": {"use_reentrant": False}}
 
 
 def _is_bfloat16(precision: str) -> bool:

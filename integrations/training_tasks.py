@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from longformer_plus import (
@@ -60,7 +61,7 @@ class Task:
 
 # By the names of transformers' pipelines, where there is one.
 TASKS = {
-    "masked-lm": Task(LongformerPlusForMaskedLM, DataCollatorForLongformerMaskedLM),
+    "fill-mask": Task(LongformerPlusForMaskedLM, DataCollatorForLongformerMaskedLM),
     "text-classification": Task(
         LongformerPlusForSequenceClassification, DataCollatorForLongformerSequenceClassification
     ),
@@ -72,6 +73,7 @@ TASKS = {
     ),
     "multiple-choice": Task(LongformerPlusForMultipleChoice, DataCollatorForLongformerMultipleChoice),
 }
+ALIASES = {"masked-lm": "fill-mask"}
 
 
 @dataclass
@@ -85,17 +87,26 @@ class TaskData:
 
 def prepare(plan: TrainingPlan, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TaskData:
     """The data of a plan, read, checked and made into features."""
-    if plan.task == "masked-lm":
+    if plan.task == "fill-mask":
         return _prepare_text(plan, tokenizer, max_length)
-    train = read_records(plan.train, plan.task, plan.columns, plan.max_train_rows)
-    evaluation = read_records(plan.evaluation, plan.task, plan.columns, plan.max_eval_rows)
+    train, evaluation = _read(plan, plan.train, plan.max_train_rows), _read(plan, plan.evaluation, plan.max_eval_rows)
     names = class_names(train, plan.task) if plan.task.endswith("-classification") else []
-    prepared = [
-        _features(plan, records, tokenizer, names, max_length, plan.unanswered_share if records is train else 1.0)
-        for records in (train, evaluation)
-        if records
-    ]
-    return TaskData(prepared[0], prepared[1] if evaluation else None, names)
+    prepared = _features(plan, train, tokenizer, names, max_length, plan.unanswered_share)
+    return TaskData(
+        prepared, _features(plan, evaluation, tokenizer, names, max_length, 1.0) if evaluation else None, names
+    )
+
+
+def _read(plan: TrainingPlan, sources: Sequence[str], limit: int | None) -> list[Record]:
+    """The rows of sources, or some of them, drawn at random: those of a file are often in an order that matters."""
+    records = read_records(sources, plan.task, plan.columns)
+    if plan.join_by is not None:
+        # Before rows are drawn, so that no article lacks a part.
+        records = join_paragraphs(records, plan.join_by)
+    if limit is None or limit >= len(records):
+        return records
+    chosen = np.random.default_rng(plan.seed).choice(len(records), limit, replace=False)
+    return [records[index] for index in sorted(chosen)]
 
 
 def _features(
@@ -109,13 +120,11 @@ def _features(
     if plan.task == "text-classification":
         return prepare_classification(records, tokenizer, names, max_length)
     if plan.task == "token-classification":
-        return prepare_tagging(records, tokenizer, names, max_length, plan.overlap)
+        return prepare_tagging(records, tokenizer, names, max_length, plan.stride)
     if plan.task == "multiple-choice":
         return prepare_choices(records, tokenizer, max_length)
-    if plan.join_by is not None:
-        records = join_paragraphs(records, plan.join_by)
     return prepare_questions(
-        records, tokenizer, max_length, plan.overlap, unanswered_share=unanswered_share, seed=plan.seed
+        records, tokenizer, max_length, plan.stride, unanswered_share=unanswered_share, seed=plan.seed
     )
 
 
@@ -138,12 +147,14 @@ def collator(
     plan: TrainingPlan, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
 ) -> DataCollatorForLongformer:
     """The collator of a plan. Global tokens are chosen as the model's configuration says."""
-    options: dict[str, Any] = {"masked_share": plan.masked_share} if plan.task == "masked-lm" else {}
+    options: dict[str, Any] = {"masked_share": plan.masked_share} if plan.task == "fill-mask" else {}
     return TASKS[plan.task].collator(tokenizer, global_attention=config.global_attention, **options)
 
 
 def how_to_load(plan: TrainingPlan) -> str:
     """What a person writes to get the trained model."""
     name = TASKS[plan.task].model.__name__.replace("LongformerPlus", "AutoModel")
-    name = name if plan.lora is None else "AutoPeftModel" + name.removeprefix("AutoModel")
+    if plan.lora is not None:
+        # PEFT has Auto classes for some tasks; its plain one knows the class from the adapter.
+        name = "AutoPeftModel" if plan.task in ("fill-mask", "multiple-choice") else name.replace("Auto", "AutoPeft")
     return f'Load it: import longformer_plus; {name}.from_pretrained("{plan.output}")'

@@ -15,7 +15,8 @@ def add(commands: Any) -> None:
         "tokenizer",
         help="train a tokenizer for a new model",
         description="Train a byte-level BPE tokenizer on text and write it to a folder. Needs the extra `train`.",
-        epilog="example:\n  longformer-plus tokenizer novels.jsonl.xz=1 textbooks.jsonl.xz=2 --size 8192 --output my-tokenizer",
+        epilog="example:\n"
+        "  longformer-plus tokenizer novels.jsonl.xz=1 textbooks.jsonl.xz=2 --size 8192 --output my-tokenizer",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument

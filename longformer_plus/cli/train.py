@@ -14,7 +14,7 @@ one. Writes the model, its tokenizer, scores.json and a plot of the losses. Need
 
 data: local files with one JSON object on a line, also .xz or .gz; or data sets of the hub, as NAME:SPLIT or
 NAME:CONFIGURATION:SPLIT. All rows are checked before training starts. Their fields:
-  masked-lm             text
+  fill-mask             text
   text-classification   text, label (a string, an int, or a list of strings where there are several)
   token-classification  tokens (words), ner_tags (a tag for each), perhaps global_attention_mask (0 or 1 for each)
   question-answering    question, context, answers {text: [...], answer_start: [...]}
@@ -29,10 +29,10 @@ examples:
   longformer-plus train --task question-answering --model my-longformer --lora 16 --learning-rate 5e-4 \\
       --train squad.jsonl.xz --eval squad-dev.jsonl.xz --join-by title --output answers
       train adapters on whole articles, each cut into overlapping stretches that fit the model
-  longformer-plus train --task text-classification --model allenai/longformer-base-4096 --train stanfordnlp/imdb:train \\
-      --eval stanfordnlp/imdb:test --output imdb --gradient-checkpointing --batch 1 --accumulate 16
+  longformer-plus train --task text-classification --model allenai/longformer-base-4096 --output imdb \\
+      --train stanfordnlp/imdb:train --eval stanfordnlp/imdb:test --gradient-checkpointing --batch 1 --accumulate 16
       from the hub, in little memory
-  longformer-plus train --task masked-lm --train novels.jsonl.xz=1 textbooks.jsonl.xz=2 --eval held-out.jsonl.xz \\
+  longformer-plus train --task fill-mask --train novels.jsonl.xz=1 textbooks.jsonl.xz=2 --eval held-out.jsonl.xz \\
       --tokenizer my-tokenizer --config '{"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4,
       "intermediate_size": 1024, "max_position_embeddings": 4098, "attention_window": 256, "type_vocab_size": 1}' \\
       --max-steps 20000 --learning-rate 5e-4 --output my-longformer
@@ -66,14 +66,14 @@ def _add_what(add: Any) -> None:
         "--task",
         required=True,
         metavar="TASK",
-        help="masked-lm, text-classification, token-classification, question-answering or multiple-choice",
+        help="fill-mask (or masked-lm), text-classification, token-classification, question-answering or multiple-choice",
     )
     add(
         "--train",
         required=True,
         nargs="+",
         metavar="SOURCE",
-        help="files or hub data sets; for masked-lm, SOURCE=WEIGHT says how many of the tokens come from each",
+        help="files or hub data sets; for fill-mask, SOURCE=WEIGHT says how many of the tokens come from each",
     )
     add("--eval", nargs="+", default=[], dest="evaluation", metavar="SOURCE", help="what is evaluated on")
     add("--output", required=True, type=Path, metavar="FOLDER", help="where everything is written")
@@ -93,7 +93,7 @@ def _add_what(add: Any) -> None:
 
 def _add_documents(add: Any) -> None:
     add("--max-length", type=int, metavar="N", help="tokens of an input; as many as the model has positions by default")
-    add("--overlap", type=int, default=128, metavar="N", help="tokens that neighbouring stretches share (128)")
+    add("--stride", type=int, default=128, metavar="N", help="tokens that neighbouring stretches share (128)")
     add("--join-by", metavar="FIELD", help="join the paragraphs with the same FIELD to one article, such as title")
     add(
         "--unanswered-share",
@@ -102,10 +102,10 @@ def _add_documents(add: Any) -> None:
         metavar="P",
         help="of the stretches without the answer, the share that is trained on (1)",
     )
-    add("--masked-share", type=float, default=0.15, metavar="P", help="share of tokens that masked-lm hides (0.15)")
+    add("--masked-share", type=float, default=0.15, metavar="P", help="share of tokens that fill-mask hides (0.15)")
     add("--global-attention", metavar="POLICY", help="auto, cls, question, choice, separators or none")
-    add("--max-train-rows", type=int, metavar="N", help="use no more rows of each source")
-    add("--max-eval-rows", type=int, metavar="N", help="the same in evaluation; rows of tokens for masked-lm (64)")
+    add("--max-train-rows", type=int, metavar="N", help="use no more rows, drawn at random")
+    add("--max-eval-rows", type=int, metavar="N", help="the same in evaluation; rows of tokens for fill-mask (64)")
 
 
 def _add_how(add: Any) -> None:
@@ -175,6 +175,6 @@ def _run(options: argparse.Namespace) -> None:
 
     given = {each.name: getattr(options, each.name) for each in fields(TrainingPlan) if hasattr(options, each.name)}
     given["columns"] = dict(options.columns)
-    if options.task == "masked-lm":
+    if options.task in ("fill-mask", "masked-lm"):
         given["train"], given["weights"] = weighted_sources(options.train)
     train(TrainingPlan(**given))
