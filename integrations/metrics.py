@@ -237,7 +237,7 @@ def _entity_metrics(evaluated: EvalPrediction, prepared: Prepared, names: Sequen
 
 
 def _answer_metrics(evaluated: EvalPrediction, prepared: PreparedQuestions) -> dict[str, float]:
-    edges, no_answer = evaluated.predictions
+    edges, no_answer = list(evaluated.predictions)
     predictions = best_answers(np.asarray(edges), np.asarray(no_answer), prepared)
     references = [record.row["answers"]["text"] for record in prepared.records]
     return AnswerMetric().compute(predictions=predictions, references=references) or {}

@@ -159,7 +159,7 @@ def train(plan: TrainingPlan) -> dict[str, float]:
     """
     plan.check()
     output = Path(plan.output)
-    checkpoint = _prepare_folder(plan, output)
+    checkpoint = _check_folder(plan, output)
     set_seed(plan.seed)
     tokenizer = _load_tokenizer(plan)
     config = _load_config(plan, tokenizer)
@@ -170,6 +170,9 @@ def train(plan: TrainingPlan) -> dict[str, float]:
             _say(f"{name + ':':<12}{prepared.summary}")
     model = _load_model(plan, config, data.names, tokenizer)
     trainer = _make_trainer(plan, model, tokenizer, data)
+    # Only now: a run that fails over its data leaves nothing behind.
+    if trainer.is_world_process_zero():
+        _record(plan, output)
     trainer.train(resume_from_checkpoint=checkpoint)
     return _finish(trainer, plan, output)
 
@@ -191,11 +194,11 @@ def _finish(trainer: Trainer, plan: TrainingPlan, output: Path) -> dict[str, flo
     return scores
 
 
-def _prepare_folder(plan: TrainingPlan, output: Path) -> str | None:
-    """The folder made ready, and the checkpoint in it to resume from."""
-    recorded = output / _PLAN_FILE
-    told = json.loads(json.dumps({**asdict(plan), "output": str(output), "resume": None}))
-    if output.exists() and any(output.iterdir()):
+def _check_folder(plan: TrainingPlan, output: Path) -> str | None:
+    """See that nothing is overwritten; the checkpoint to resume from, if there is one."""
+    recorded, told = output / _PLAN_FILE, _told(plan)
+    # The other processes of a run find what the first one has written.
+    if _is_first_process() and output.exists() and any(output.iterdir()):
         if not plan.resume:
             raise FileExistsError(f"{output} is not empty. Name another folder, or resume the run in it (--resume).")
         if recorded.is_file():
@@ -206,13 +209,20 @@ def _prepare_folder(plan: TrainingPlan, output: Path) -> str | None:
                     f"{output} holds a run with another {' and '.join(changed)}: it was {before.get(changed[0])!r}, "
                     f"not {told[changed[0]]!r}. Resume with the same options, or name another folder."
                 )
-    output.mkdir(parents=True, exist_ok=True)
-    if _is_first_process():
-        recorded.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     checkpoint = last_checkpoint(output) if plan.resume else None
     if checkpoint is not None:
         _say(f"Resuming from {checkpoint}.")
     return None if checkpoint is None else str(checkpoint)
+
+
+def _told(plan: TrainingPlan) -> dict[str, Any]:
+    """A plan as it is recorded, to be compared when a run is resumed."""
+    return json.loads(json.dumps({**asdict(plan), "output": str(plan.output), "resume": None}))
+
+
+def _record(plan: TrainingPlan, output: Path) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    (output / _PLAN_FILE).write_text(json.dumps(_told(plan), indent=2) + "\n", encoding="utf-8")
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -325,6 +335,7 @@ def _training_arguments(plan: TrainingPlan, data: Prepared | PackedDocuments, ev
         warmup_steps=plan.warmup,
         weight_decay=plan.weight_decay,
         bf16=_is_bfloat16(plan.precision),
+        use_cpu=not torch.accelerator.is_available(),
         **_checkpointing(plan.gradient_checkpointing),
         seed=plan.seed,
         data_seed=plan.seed,

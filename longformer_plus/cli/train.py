@@ -66,7 +66,7 @@ def _add_what(add: Any) -> None:
         "--task",
         required=True,
         metavar="TASK",
-        help="fill-mask (or masked-lm), text-classification, token-classification, question-answering or multiple-choice",
+        help="fill-mask (or masked-lm), text-classification, token-classification, question-answering, multiple-choice",
     )
     add(
         "--train",
