@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,29 +43,29 @@ def tokenizer_folder(tokenizer: LongformerPlusTokenizer, tmp_path_factory: pytes
     return str(folder)
 
 
+def plan_in(folder: Path, tokenizer_folder: str, task: str, output: str = "output", **changes: Any) -> TrainingPlan:
+    source = write_rows(folder / f"{task}.jsonl", rows(task))
+    fields: dict[str, Any] = {
+        "evaluation": [source],
+        "config": model_fields(),
+        "tokenizer": tokenizer_folder,
+        "max_length": 100,
+        "stride": 16,
+        "max_steps": 4,
+        "batch_size": 2,
+        "learning_rate": 1e-3,
+        "precision": "float32",
+        "save_every": 2,
+        "log_every": 1,
+        "max_eval_rows": 8,
+    }
+    return TrainingPlan(task, [source], folder / output, **{**fields, **changes})
+
+
 @pytest.fixture
 def make_plan(tokenizer_folder: str, tmp_path: Path) -> Any:
-    """Makes plans of a few steps on a few documents."""
-
-    def make(task: str, output: str = "output", **changes: Any) -> TrainingPlan:
-        source = write_rows(tmp_path / f"{task}.jsonl", rows(task))
-        fields: dict[str, Any] = {
-            "evaluation": [source],
-            "config": model_fields(),
-            "tokenizer": tokenizer_folder,
-            "max_length": 100,
-            "stride": 16,
-            "max_steps": 4,
-            "batch_size": 2,
-            "learning_rate": 1e-3,
-            "precision": "float32",
-            "save_every": 2,
-            "log_every": 1,
-            "max_eval_rows": 8,
-        }
-        return TrainingPlan(task, [source], tmp_path / output, **{**fields, **changes})
-
-    return make
+    """Makes plans of a few steps on a few documents: of a task, an output and what differs."""
+    return partial(plan_in, tmp_path, tokenizer_folder)
 
 
 def losses(folder: Path) -> list[float]:
@@ -90,25 +92,33 @@ def test_every_task_trains_saves_and_loads(task: str, make_plan: Any, capsys: py
         assert model.config.id2label == {0: "B-LOC", 1: "O"}
 
 
+@pytest.fixture(scope="session")
+def plain_losses(tokenizer_folder: str, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    """Those of two steps of classification as in `make_plan`."""
+    plan = plan_in(tmp_path_factory.mktemp("plain"), tokenizer_folder, "text-classification", max_steps=2)
+    return losses(train_in(plan))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"gradient_checkpointing": True},
         {"group_by_length": True, "batch_size": 3},
-        {"workers": 1, "max_steps": 2},
+        {"workers": 1},
         {"precision": "bfloat16"},
         {"attn_implementation": "eager"},
         {"accumulation": 3, "max_steps": None, "epochs": 1},
     ],
 )
-def test_ways_of_training(changes: dict[str, Any], make_plan: Any) -> None:
-    plain = losses(train_in(make_plan("text-classification", "plain")))
-    other = losses(train_in(make_plan("text-classification", "other", **changes)))
-    assert len(other) == (changes.get("max_steps", 4) or 2)
-    exact = {"gradient_checkpointing", "workers", "attn_implementation"} & changes.keys()
-    if exact or "precision" in changes:
-        tolerance = 1e-5 if exact else 0.05
-        assert other == pytest.approx(plain[: len(other)], abs=tolerance)
+def test_ways_of_training(changes: dict[str, Any], make_plan: Any, plain_losses: list[float]) -> None:
+    changed = losses(train_in(make_plan("text-classification", **{"max_steps": 2, **changes})))
+    assert len(changed) == 2
+    assert all(map(math.isfinite, changed))
+    if {"gradient_checkpointing", "workers", "attn_implementation"} & changes.keys():
+        assert changed == pytest.approx(plain_losses, abs=1e-5)
+    if "precision" in changes:
+        assert changed == pytest.approx(plain_losses, abs=0.05)
+        assert changed != plain_losses
 
 
 def train_in(plan: TrainingPlan) -> Path:
@@ -152,7 +162,7 @@ def test_accumulated_gradient_is_that_of_the_large_batch(task: str, make_plan: A
 
     large, accumulated = gradients(12, 1), gradients(3, 4)
     scale = max(float(step.abs().max()) for step in large.values())
-    assert scale > 1e-2
+    assert scale > 1e-3
     for name, step in large.items():
         torch.testing.assert_close(accumulated[name], step, atol=1e-5 * scale, rtol=1e-5, msg=name)
 
@@ -169,7 +179,7 @@ class Killer(training.Progress):
             raise KilledError
 
 
-@pytest.mark.parametrize("task", ["fill-mask", "text-classification", "question-answering"])
+@pytest.mark.parametrize("task", ["fill-mask", "text-classification"])
 def test_a_resumed_run_ends_as_one_left_alone(task: str, make_plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fields = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
     changes = {"config": model_fields(**fields), "max_steps": 6, "batch_size": 3, "save_every": 2}
@@ -222,6 +232,20 @@ def test_a_fine_tuned_checkpoint_is_trained_on(make_plan: Any) -> None:
     pretrained = train_in(make_plan("fill-mask"))
     tuned = train_in(make_plan("text-classification", "tuned", model=str(pretrained), config=None, tokenizer=None))
     assert len(losses(tuned)) == 4
+
+
+def test_lora_trains_adapters_and_loads_in_two_lines(make_plan: Any, capsys: pytest.CaptureFixture) -> None:
+    peft = pytest.importorskip("peft")
+    pytest.importorskip("longformer_plus.integrations.adapters")
+    pretrained = train_in(make_plan("fill-mask"))
+    changes = {"model": str(pretrained), "config": None, "tokenizer": None, "lora": 4}
+    tuned = train_in(make_plan("text-classification", "tuned", **changes))
+    assert (tuned / "adapter_model.safetensors").is_file()
+    assert not (tuned / "model.safetensors").exists()
+    printed = capsys.readouterr().out
+    assert "parameters trained" in printed
+    model = eval(printed.rsplit("Load it: import longformer_plus; ", 1)[1].strip(), vars(peft))
+    assert isinstance(model.get_base_model(), TASKS["text-classification"].model)
 
 
 @pytest.mark.parametrize(
