@@ -8,6 +8,7 @@ Shapes: N tokens of a row.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -44,13 +45,15 @@ class TextSource:
 
     def __init__(self, source: str, columns: Mapping[str, str] | None = None) -> None:
         self.source = source
-        # The state of a file is part of what its stored rows are found again by.
-        state = str(Path(source).stat().st_mtime_ns) if is_file(source) else ""
+        # What the stored rows are found again by; a file that was written anew is another one.
+        state = [Path(source).resolve().as_posix(), Path(source).stat().st_mtime_ns] if is_file(source) else source
+        known_by = json.dumps([state, dict(columns or {})])
         try:
             rows = StoredRows.from_generator(
                 _texts,
                 features=Features({"text": Value("large_string"), "characters": Value("int64")}),
-                gen_kwargs={"source": source, "columns": dict(columns or {}), "state": state},
+                gen_kwargs={"source": source, "columns": dict(columns or {})},
+                fingerprint=hashlib.sha256(known_by.encode()).hexdigest()[:16],
             )
         except DatasetGenerationError as error:
             raise error.__cause__ or error from None
@@ -206,7 +209,7 @@ def _sample(
         yield text
 
 
-def _texts(source: str, columns: Mapping[str, str], state: str) -> Iterator[dict[str, Any]]:
+def _texts(source: str, columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     for record in iterate_records(source, "fill-mask", columns):
         text = record.row["text"]
         yield {"text": text, "characters": len(text)}

@@ -369,7 +369,11 @@ def _checkpointing(wanted: bool) -> dict[str, Any]:
 def _is_bfloat16(precision: str) -> bool:
     if precision != "auto":
         return precision == "bfloat16"
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    if torch.accelerator.is_available():
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    # Without these instructions bfloat16 is emulated, and slower.
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def _is_first_process() -> bool:

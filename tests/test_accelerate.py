@@ -160,6 +160,9 @@ def test_the_command_in_two_processes_trains_as_in_one(
     scores = [json.loads((tmp_path / where / "scores.json").read_text())["eval_loss"] for where in ("one", "two")]
     assert scores[1] == pytest.approx(scores[0], rel=1e-4)
     for name, values in load_file(tmp_path / "one" / "model.safetensors").items():
+        # Their gradient is zero but for rounding, which AdamW makes steps of full size from.
+        if name.endswith((".key.bias", ".key_global.bias", "qa_outputs.bias")):
+            continue
         again = load_file(tmp_path / "two" / "model.safetensors")[name]
         torch.testing.assert_close(again, values, atol=1e-4, rtol=0, msg=name)
 
