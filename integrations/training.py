@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
-from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_callback import ProgressCallback, TrainerState
 from transformers.utils import logging
 
 from longformer_plus import LongformerPlusConfig
@@ -173,7 +173,8 @@ def train(plan: TrainingPlan) -> dict[str, float]:
     # Only now: a run that fails over its data leaves nothing behind.
     if trainer.is_world_process_zero():
         _record(plan, output)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    if checkpoint is None or not _restore_if_finished(trainer, Path(checkpoint)):
+        trainer.train(resume_from_checkpoint=checkpoint)
     return _finish(trainer, plan, output)
 
 
@@ -236,6 +237,19 @@ def last_checkpoint(folder: Path) -> Path | None:
             continue
         return path
     return None
+
+
+def _restore_if_finished(trainer: Trainer, checkpoint: Path) -> bool:
+    """Whether a checkpoint is of a run's last step, which is then loaded: `Trainer` would make one step more."""
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    if state.global_step < state.max_steps:
+        return False
+    trainer._load_from_checkpoint(str(checkpoint))
+    trainer.state = state
+    # Which process this is, the file does not say.
+    state.is_world_process_zero = trainer.is_world_process_zero()
+    state.is_local_process_zero = trainer.is_local_process_zero()
+    return True
 
 
 def _load_tokenizer(plan: TrainingPlan) -> PreTrainedTokenizerBase:

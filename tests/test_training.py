@@ -196,6 +196,8 @@ def test_a_resumed_run_ends_as_one_left_alone(task: str, make_plan: Any, monkeyp
         train(make_plan(task, "killed", **{**changes, "learning_rate": 0.5, "resume": True}))
     resumed = train_in(make_plan(task, "killed", **changes, resume=True))
     assert losses(resumed) == losses(alone)
+    train(make_plan(task, "killed", **changes, resume=True))
+    assert losses(resumed) == losses(alone), "a finished run is not trained on"
     for name, value in safetensors.torch.load_file(alone / "model.safetensors").items():
         assert torch.equal(value, safetensors.torch.load_file(resumed / "model.safetensors")[name]), name
 
