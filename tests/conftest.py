@@ -8,6 +8,7 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_DATASETS_CACHE", str(Path(__file__).parents[1] / ".cache" / "datasets"))
 
 import pytest
 import torch
@@ -57,3 +58,12 @@ def vocabulary_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.train([str(path) for path in words], vocab_size=1000, special_tokens=special)
     tokenizer.save_model(str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> longformer_plus.LongformerPlusTokenizer:
+    """A small tokenizer for fine-tuning."""
+    pytest.importorskip("datasets")
+    from .fine_tuning import small_tokenizer
+
+    return small_tokenizer(tmp_path_factory.mktemp("tokenizer"))

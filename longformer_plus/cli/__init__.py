@@ -10,7 +10,18 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from . import bench, character_lm, convert, doctor, export, extend, info, quickstart
+from . import (
+    bench,
+    character_lm,
+    convert,
+    doctor,
+    export,
+    extend,
+    info,
+    quickstart,
+    tokenizer,
+    train,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="longformer-plus", description="LongformerPlus on the command line.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for subcommand in (quickstart, convert, extend, info, doctor, bench, character_lm, export):
+    for subcommand in (quickstart, convert, extend, tokenizer, train, info, doctor, export, bench, character_lm):
         subcommand.add(commands)
     options = parser.parse_args(arguments)
     options.command_line = shlex.join([parser.prog, *arguments])

@@ -1,0 +1,337 @@
+from __future__ import annotations
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+import transformers
+from transformers import AutoTokenizer, Trainer, TrainingArguments
+
+from longformer_plus import LongformerPlusConfig, LongformerPlusTokenizer, cli
+
+pytest.importorskip("datasets")
+pytest.importorskip("evaluate")
+from longformer_plus.integrations import training
+from longformer_plus.integrations.training import TrainingPlan, last_checkpoint, train
+from longformer_plus.integrations.training_tasks import TASKS, collator, prepare
+
+from .cases import spread
+from .fine_tuning import model_fields, rows, write_rows
+
+SCORES = {
+    "fill-mask": {"accuracy", "perplexity"},
+    "text-classification": {"accuracy", "f1"},
+    "token-classification": {"precision", "recall", "f1"},
+    "question-answering": {"exact_match", "f1"},
+    "multiple-choice": {"accuracy", "f1"},
+}
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tokenizer: LongformerPlusTokenizer, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def plan_in(folder: Path, tokenizer_folder: str, task: str, output: str = "output", **changes: Any) -> TrainingPlan:
+    source = write_rows(folder / f"{task}.jsonl", rows(task))
+    fields: dict[str, Any] = {
+        "evaluation": [source],
+        "config": model_fields(),
+        "tokenizer": tokenizer_folder,
+        "max_length": 100,
+        "stride": 16,
+        "max_steps": 4,
+        "batch_size": 2,
+        "learning_rate": 1e-3,
+        "precision": "float32",
+        "save_every": 2,
+        "log_every": 1,
+        "max_eval_rows": 8,
+    }
+    return TrainingPlan(task, [source], folder / output, **{**fields, **changes})
+
+
+@pytest.fixture
+def make_plan(tokenizer_folder: str, tmp_path: Path) -> Any:
+    """Makes plans of a few steps on a few documents: of a task, an output and what differs."""
+    return partial(plan_in, tmp_path, tokenizer_folder)
+
+
+def losses(folder: Path) -> list[float]:
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [entry["loss"] for entry in history if "loss" in entry]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_trains_saves_and_loads(task: str, make_plan: Any, capsys: pytest.CaptureFixture) -> None:
+    plan = make_plan(task, eval_every=2)
+    scores = train(plan)
+    assert {f"eval_{name}" for name in SCORES[task]} | {"eval_loss"} <= scores.keys()
+    folder = Path(plan.output)
+    assert json.loads((folder / "scores.json").read_text()) == scores
+    assert "</svg>" in (folder / "losses.svg").read_text()
+    printed = capsys.readouterr().out
+    loader = printed.rsplit("Load it: import longformer_plus; ", 1)[1].strip()
+    model = eval(loader, vars(transformers))
+    assert isinstance(model, TASKS[task].model)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert isinstance(tokenizer, LongformerPlusTokenizer)
+    assert "train:" in printed
+    if task == "token-classification":
+        assert model.config.id2label == {0: "B-LOC", 1: "O"}
+
+
+@pytest.fixture(scope="session")
+def plain_losses(tokenizer_folder: str, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    """Those of two steps of classification as in `make_plan`."""
+    plan = plan_in(tmp_path_factory.mktemp("plain"), tokenizer_folder, "text-classification", max_steps=2)
+    return losses(train_in(plan))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gradient_checkpointing": True},
+        {"group_by_length": True, "batch_size": 3},
+        {"workers": 1},
+        {"precision": "bfloat16"},
+        {"attn_implementation": "eager"},
+        {"accumulation": 3, "max_steps": None, "epochs": 1},
+    ],
+)
+def test_ways_of_training(changes: dict[str, Any], make_plan: Any, plain_losses: list[float]) -> None:
+    changed = losses(train_in(make_plan("text-classification", **{"max_steps": 2, **changes})))
+    assert len(changed) == 2
+    assert all(map(math.isfinite, changed))
+    if {"gradient_checkpointing", "workers", "attn_implementation"} & changes.keys():
+        assert changed == pytest.approx(plain_losses, abs=1e-5)
+    if "precision" in changes:
+        assert changed == pytest.approx(plain_losses, abs=0.05)
+        assert changed != plain_losses
+
+
+def train_in(plan: TrainingPlan) -> Path:
+    train(plan)
+    return Path(plan.output)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_accumulated_gradient_is_that_of_the_large_batch(task: str, make_plan: Any, tokenizer_folder: str) -> None:
+    """Through data, collator and Trainer, of documents of different lengths."""
+    plan = make_plan(task, max_steps=1)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    data = prepare(plan, tokenizer, 100)
+    if task == "fill-mask":
+        data.train.num_rows = 12
+    config = LongformerPlusConfig(**{**model_fields(), "vocab_size": len(tokenizer)})
+    features = [{**data.train[index], "masking_seed": index} for index in range(12)]
+
+    def gradients(batch: int, accumulation: int) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model = spread(TASKS[task].model(config), 0.1).double()
+        before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        arguments = TrainingArguments(
+            output_dir=str(plan.output),
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            max_steps=1,
+            learning_rate=1.0,
+            lr_scheduler_type="constant",
+            optim="sgd",
+            max_grad_norm=0.0,
+            train_sampling_strategy="sequential",
+            remove_unused_columns=False,
+            report_to=[],
+            save_strategy="no",
+            disable_tqdm=True,
+            use_cpu=True,
+        )
+        Trainer(model, arguments, train_dataset=features, data_collator=collator(plan, tokenizer, config)).train()
+        return {name: before[name] - parameter.detach() for name, parameter in model.named_parameters()}
+
+    large, accumulated = gradients(12, 1), gradients(3, 4)
+    scale = max(float(step.abs().max()) for step in large.values())
+    assert scale > 1e-3
+    for name, step in large.items():
+        torch.testing.assert_close(accumulated[name], step, atol=1e-5 * scale, rtol=1e-5, msg=name)
+
+
+class KilledError(Exception):
+    pass
+
+
+class Killer(training.Progress):
+    """Ends a run between two checkpoints."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 3:
+            raise KilledError
+
+
+@pytest.mark.parametrize("task", ["fill-mask", "text-classification"])
+def test_a_resumed_run_ends_as_one_left_alone(task: str, make_plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+    changes = {"config": model_fields(**fields), "max_steps": 6, "batch_size": 3, "save_every": 2}
+    alone = train_in(make_plan(task, "alone", **changes))
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "Progress", Killer)
+        with pytest.raises(KilledError):
+            train(make_plan(task, "killed", **changes))
+    killed = Path(make_plan(task, "killed").output)
+    assert last_checkpoint(killed).name == "checkpoint-2"
+    with pytest.raises(FileExistsError, match="resume the run in it"):
+        train(make_plan(task, "killed", **changes))
+    with pytest.raises(ValueError, match=r"holds a run with another learning_rate: it was 0\.001, not 0\.5"):
+        train(make_plan(task, "killed", **{**changes, "learning_rate": 0.5, "resume": True}))
+    resumed = train_in(make_plan(task, "killed", **changes, resume=True))
+    assert losses(resumed) == losses(alone)
+    train(make_plan(task, "killed", **changes, resume=True))
+    assert losses(resumed) == losses(alone), "a finished run is not trained on"
+    for name, value in safetensors.torch.load_file(alone / "model.safetensors").items():
+        assert torch.equal(value, safetensors.torch.load_file(resumed / "model.safetensors")[name]), name
+
+
+def test_checkpoints_that_were_cut_off_are_passed_over(tmp_path: Path) -> None:
+    assert last_checkpoint(tmp_path) is None
+    for step, state in ((9, '{"step": 9}'), (10, '{"step": 10}'), (11, '{"st'), (12, None)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+
+
+def test_evaluation_gathers_no_attentions(make_plan: Any, tokenizer_folder: str, tmp_path: Path) -> None:
+    plan = make_plan("token-classification")
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    data = prepare(plan, tokenizer, 100)
+    fields = {**model_fields(num_labels=2), "vocab_size": len(tokenizer), "output_hidden_states": True}
+    config = LongformerPlusConfig(**fields)
+    model = TASKS[plan.task].model._from_config(config, attn_implementation="eager")
+    model.config.output_attentions = True
+    trainer = Trainer(
+        model,
+        TrainingArguments(str(tmp_path), report_to=[], remove_unused_columns=False, disable_tqdm=True),
+        data_collator=collator(plan, tokenizer, config),
+    )
+    assert trainer.label_names == ["labels"]
+    predicted = trainer.predict(data.evaluation)
+    assert predicted.predictions.shape == (*predicted.label_ids.shape, 2)
+
+
+def test_a_fine_tuned_checkpoint_is_trained_on(make_plan: Any) -> None:
+    pretrained = train_in(make_plan("fill-mask"))
+    tuned = train_in(make_plan("text-classification", "tuned", model=str(pretrained), config=None, tokenizer=None))
+    assert len(losses(tuned)) == 4
+
+
+def test_lora_trains_adapters_and_loads_in_two_lines(make_plan: Any, capsys: pytest.CaptureFixture) -> None:
+    peft = pytest.importorskip("peft")
+    pytest.importorskip("longformer_plus.integrations.adapters")
+    pretrained = train_in(make_plan("fill-mask"))
+    changes = {"model": str(pretrained), "config": None, "tokenizer": None, "lora": 4}
+    tuned = train_in(make_plan("text-classification", "tuned", **changes))
+    assert (tuned / "adapter_model.safetensors").is_file()
+    assert not (tuned / "model.safetensors").exists()
+    printed = capsys.readouterr().out
+    assert "parameters trained" in printed
+    model = eval(printed.rsplit("Load it: import longformer_plus; ", 1)[1].strip(), vars(peft))
+    assert isinstance(model.get_base_model(), TASKS["text-classification"].model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "sleep"}, "task='sleep' is not allowed: it must be one of 'fill-mask'"),
+        ({"model": "somewhere"}, "Give either a checkpoint"),
+        ({"tokenizer": None}, "A new model needs a tokenizer"),
+        ({"lora": 8}, "LoRA adapts trained weights"),
+        ({"join_by": "title"}, "join_by is for question answering"),
+        ({"precision": "float8"}, "precision='float8' is not allowed"),
+        ({"batch_size": 0}, "batch_size=0 is not allowed"),
+        ({"tokenizer": "no/such"}, "no/such holds no tokenizer"),
+        ({"config": {**model_fields(), "vocab_size": 10}}, "The tokenizer has 300 entries, the model 10"),
+    ],
+)
+def test_wrong_plans(changes: dict[str, Any], message: str, make_plan: Any) -> None:
+    task = changes.pop("task", "text-classification")
+    plan = make_plan("text-classification", **changes)
+    plan.task = task
+    with pytest.raises(ValueError, match=message):
+        train(plan)
+
+
+def test_a_task_without_global_tokens_is_warned_of(
+    make_plan: Any, warnings_of_transformers: pytest.LogCaptureFixture
+) -> None:
+    train(make_plan("text-classification", global_attention="none", max_steps=1))
+    assert "No token will attend globally" in warnings_of_transformers.text
+
+
+def test_the_command(tokenizer_folder: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    source = write_rows(tmp_path / "data.jsonl", rows("text-classification"))
+    new = ["--config", json.dumps(model_fields()), "--tokenizer", tokenizer_folder, "--output", str(tmp_path / "new")]
+    steps = ["--max-steps", "2", "--batch", "2"]
+    assert cli.main(["train", "--task", "text-classification", "--train", source, "--eval", source, *new, *steps]) == 0
+    assert "evaluation: loss" in capsys.readouterr().out
+    other = write_rows(tmp_path / "bad.jsonl", [*rows("text-classification", 2), {"text": "x", "label": "maybe"}])
+    for arguments, message in (
+        (["--train", source, "--eval", other], "bad.jsonl, line 3: label 'maybe' is out of range: the classes are"),
+        (["--train", "no/such.jsonl"], "no/such.jsonl is not a file"),
+        (["--train", source, "--columns", "text"], "'text' is not FIELD=COLUMN"),
+    ):
+        with pytest.raises(SystemExit) as error:
+            cli.main(["train", "--task", "text-classification", *arguments, *new[:4], "--output", str(tmp_path / "x")])
+        assert error.value.code == 2
+        assert message in capsys.readouterr().err
+    assert cli.main(["tokenizer", source, "--size", "290", "--output", str(tmp_path / "own")]) == 0
+    assert "290 entries" in capsys.readouterr().out
+
+
+def test_weights_of_sources() -> None:
+    from longformer_plus.cli.train import weighted_sources
+
+    assert weighted_sources(["a", "b"]) == (["a", "b"], None)
+    assert weighted_sources(["a=1", "b=x=2.5"]) == (["a", "b=x"], [1.0, 2.5])
+    with pytest.raises(ValueError, match="Give every source a weight or none"):
+        weighted_sources(["a=1", "b"])
+    with pytest.raises(ValueError, match="is no number"):
+        weighted_sources(["a=much"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_killed_at_any_step_and_resumed(task: str, tokenizer_folder: str, tmp_path: Path) -> None:
+    """SIGKILL, several times, at steps that differ from run to run; then the losses of a run left alone."""
+    source = write_rows(tmp_path / "data.jsonl", rows(task, 20))
+    config = model_fields(hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
+    options = ["--train", source, "--config", json.dumps(config), "--tokenizer", tokenizer_folder]
+    options += ["--max-length", "100", "--stride", "16", "--max-steps", "40", "--batch", "3", "--save-every", "3"]
+    command = [sys.executable, "-m", "longformer_plus.cli", "train", "--task", task, *options, "--log-every", "1"]
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    subprocess.run([*command, "--output", alone], check=True, capture_output=True)
+    kills = 0
+    for patience in (0.0, 0.3, 0.6):
+        before = last_checkpoint(killed)
+        process = subprocess.Popen(
+            [*command, "--output", killed, "--resume"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None and last_checkpoint(killed) == before:
+            time.sleep(0.01)
+        time.sleep(patience)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+    assert kills
+    subprocess.run([*command, "--output", killed, "--resume"], check=True, capture_output=True)
+    assert losses(killed) == losses(alone)
