@@ -29,13 +29,17 @@ def cheapest_chunk(hidden_states: Tensor, width: int, *modules: nn.Module) -> in
     """
     if torch.is_grad_enabled() or hidden_states.device.type != "cpu" or torch.compiler.is_compiling():
         return 0
-    if not all(_is_bare(part) for module in modules for part in module.modules()):
+    if not is_bare(*modules):
         return 0
     return max(_CHUNK_BYTES // (width * hidden_states.element_size() * hidden_states.shape[0]), 1)
 
 
 def in_chunks(
-    function: Callable[..., Tensor], size: int, *rows: Tensor, scratch: tuple[AttentionPattern, str] | None = None
+    function: Callable[..., Tensor],
+    size: int,
+    *rows: Tensor,
+    scratch: tuple[AttentionPattern, str] | None = None,
+    overwrite: bool = False,
 ) -> Tensor:
     """`function` of (B, N, E) tensors, which works token by token, on `size` tokens of a row at a time; 0: on all.
 
@@ -44,6 +48,7 @@ def in_chunks(
         size: n.
         rows: (B, N, E) each.
         scratch: a forward's pattern and a name: the result is put where the last one of that name was.
+        overwrite: put the result where the first of `rows` was, if it is of that shape and nothing needs a gradient.
     """
     if not size or rows[0].shape[1] <= size:
         return function(*rows)
@@ -53,7 +58,9 @@ def in_chunks(
     # Not torch.cat, which would hold everything twice.
     first = function(*next(chunks))
     shape = (first.shape[0], rows[0].shape[1], *first.shape[2:])
-    if scratch is None:
+    if overwrite and rows[0].shape == shape and rows[0].dtype == first.dtype:
+        result = rows[0]
+    elif scratch is None:
         result = first.new_empty(shape)
     else:
         pattern, name = scratch
@@ -64,5 +71,10 @@ def in_chunks(
     return result
 
 
-def _is_bare(module: nn.Module) -> bool:
-    return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+def is_bare(*modules: nn.Module) -> bool:
+    """Whether nothing is put around any part of these modules: no hook, no `forward` of its own in the instance."""
+    return not any(
+        part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part)
+        for module in modules
+        for part in module.modules()
+    )

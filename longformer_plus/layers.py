@@ -26,7 +26,7 @@ from .attention import (
     places_in,
 )
 from .cache import LongformerPlusCache, RollingLayer
-from .chunks import cheapest_chunk, in_chunks
+from .chunks import cheapest_chunk, in_chunks, is_bare
 from .configuration import LongformerPlusConfig
 from .linear import apply_linear
 
@@ -244,7 +244,9 @@ class LongformerPlusAttentionBlock(nn.Module):
     ) -> Tensor:
         """(B, N, E) -> (B, N, E)."""
         context = self.self(hidden_states, pattern, head_mask, output_attentions, cache)[0]
-        return in_chunks(self.output, cheapest_chunk(hidden_states, self.width, self.output), context, hidden_states)
+        size = cheapest_chunk(hidden_states, self.width, self.output)
+        # Nobody else holds the context, unless a hook was given it.
+        return in_chunks(self.output, size, context, hidden_states, overwrite=is_bare(self.self))
 
 
 class LongformerPlusIntermediate(nn.Module):
@@ -282,7 +284,7 @@ class LongformerPlusLayer(GradientCheckpointingLayer):
         """(B, N, E) -> (B, N, E)."""
         hidden_states = self.attention(hidden_states, pattern, head_mask, output_attentions, cache)
         size = self.chunk_size_feed_forward or cheapest_chunk(hidden_states, self.width, self.intermediate, self.output)
-        return in_chunks(self.feed_forward, size, hidden_states)
+        return in_chunks(self.feed_forward, size, hidden_states, overwrite=is_bare(self.attention))
 
     def feed_forward(self, hidden_states: Tensor) -> Tensor:
         """(B, N, E) -> (B, N, E), token by token."""

@@ -52,10 +52,16 @@ def test_a_module_with_a_hook_is_called_once(model: LongformerPlusModel) -> None
 
 
 @torch.no_grad()
-def test_states_kept_by_a_hook_are_not_written_over(model: LongformerPlusModel) -> None:
+@pytest.mark.parametrize("name", ["attention.self", "attention", "attention.output"])
+def test_states_kept_by_a_hook_are_not_written_over(model: LongformerPlusModel, name: str) -> None:
     kept = []
+
+    def keep(module: torch.nn.Module, args: tuple, out: torch.Tensor | tuple) -> None:
+        states = out[0] if isinstance(out, tuple) else out
+        kept.append((states, states.clone()))
+
     for layer in model.encoder.layer:
-        layer.attention.self.register_forward_hook(lambda _, args, out: kept.append((out[0], out[0].clone())))
+        layer.get_submodule(name).register_forward_hook(keep)
     model(IDS, global_attention_mask=GLOBAL)
     assert len(kept) == 2
     assert all(torch.equal(one, copy) for one, copy in kept)

@@ -60,8 +60,9 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from .. import benchmark_report, character_lm
+    from .. import benchmark_report
     from ..benchmark import environment
+    from ..integrations import character_lm
 
     if options.plot:
         benchmark_report.check_plot(options.plot)

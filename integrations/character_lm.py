@@ -11,11 +11,9 @@ Shapes: B batch, N characters.
 
 from __future__ import annotations
 
-import json
-import lzma
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .causal_lm import LongformerPlusForCausalLM
-from .configuration import LongformerPlusConfig
+from longformer_plus import LongformerPlusConfig, LongformerPlusForCausalLM
+
+from .records import iterate_records
 
 VARIANTS = ("dilated", "undilated", "full attention")
 
@@ -149,29 +148,20 @@ def read_characters(paths: Sequence[Path], limit: int | None = None) -> Tensor:
         (N,) uint8.
 
     Raises:
-        ValueError: a file has no text.
+        FileNotFoundError: there is no such file.
+        ValueError: a file has no text, or one of its rows is not as `records` wants it.
     """
     parts = []
     for path in paths:
-        content = "\n\n".join(_texts(path)).encode()[:limit]
+        if ".jsonl" in path.suffixes:
+            texts = [record.row["text"] for record in iterate_records(str(path), "fill-mask")]
+        else:
+            texts = [path.read_text(encoding="utf-8")]
+        content = "\n\n".join(texts).encode()[:limit]
         if not content:
             raise ValueError(f"{path} has no text.")
         parts.append(torch.frombuffer(bytearray(content), dtype=torch.uint8))
     return torch.cat(parts)
-
-
-def _texts(path: Path) -> Iterator[str]:
-    if ".jsonl" not in path.suffixes:
-        yield path.read_text(encoding="utf-8")
-        return
-    with (lzma.open if path.suffix == ".xz" else open)(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                yield json.loads(line)["text"]
-            except (KeyError, TypeError, json.JSONDecodeError) as error:
-                raise ValueError(
-                    f'{path}, line {number}: not a JSON object with a field "text" ({error!r}).'
-                ) from error
 
 
 def train(
