@@ -95,7 +95,7 @@ def attention_maps(
     _, maps = record(model.base_model, inputs, bits)
     offsets = [(start, stop) for start, stop in encoding["offset_mapping"][0].tolist()]
     tokens = [
-        text[start:stop] if stop > start else str(tokenizer.convert_ids_to_tokens(index))
+        text[start:stop] if stop > start else str(tokenizer.decode([index]))
         for index, (start, stop) in zip(ids[0].tolist(), offsets, strict=True)
     ]
     return DocumentMaps(text, tokens, offsets, maps)

@@ -10,7 +10,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from . import bench, export, quickstart
+from . import bench, demo, export, quickstart
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="longformer-plus", description="LongformerPlus on the command line.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for subcommand in (quickstart, bench, export):
+    for subcommand in (quickstart, demo, bench, export):
         subcommand.add(commands)
     options = parser.parse_args(arguments)
     options.command_line = shlex.join([parser.prog, *arguments])

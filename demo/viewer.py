@@ -1,0 +1,35 @@
+"""The components that draw in the browser: a `gr.HTML` with a fixed template, and JavaScript that is fed by `value`.
+
+A template that mentions `value` would run what a visitor typed as a script; these never do. Texts reach the page by
+`textContent` alone.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+import gradio as gr
+
+
+def viewer(name: str, elem_id: str) -> gr.HTML:
+    """A viewer.
+
+    Args:
+        name: of its files `<name>.html` and `<name>.js` in `assets`.
+        elem_id: its id in the page.
+
+    Returns:
+        A component that takes the dictionaries of `views` as its value and reports by `click` what it is asked.
+    """
+    assets = files(__package__).joinpath("assets")
+
+    def read(file: str) -> str:
+        return assets.joinpath(file).read_text(encoding="utf-8")
+
+    return gr.HTML(
+        html_template=read(f"{name}.html"),
+        css_template=read("viewer.css"),
+        js_on_load=read("common.js") + read(f"{name}.js"),
+        apply_default_css=False,
+        elem_id=elem_id,
+    )
