@@ -134,4 +134,4 @@ class Checkpoints:
                     f"{name} has no head for {task}: it is a checkpoint for {checkpoint.task or 'no task'}."
                 )
             chosen[task] = checkpoint
-        return cls(explored, chosen)  # type: ignore[arg-type]
+        return cls(explored, chosen)

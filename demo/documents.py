@@ -88,4 +88,4 @@ def sample(name: str) -> str:
     """
     if name not in SAMPLES:
         raise InputError("There is no such sample.")
-    return files(__package__).joinpath("samples", SAMPLES[name]).read_text(encoding="utf-8")
+    return files(__package__).joinpath("samples").joinpath(SAMPLES[name]).read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from longformer_plus.attention_maps import DocumentMaps, attention_maps, gradien
 from longformer_plus.global_attention import Policy
 
 from .checkpoints import Checkpoint
-from .documents import FILE_TYPES, MOST_CHARACTERS, SAMPLES, InputError, check_text, read_upload, sample
+from .documents import InputError, check_text
 from .store import VisitorStore
 from .viewer import viewer
 from .views import document_view, layer_view, links_view, scores_view
@@ -57,8 +57,8 @@ class Explorer:
         if name not in POLICIES:
             raise InputError("There is no such choice of global tokens.")
         if name == "full stops":
-            tokenizer = self.checkpoint.tokenizer
-            return [index for index in tokenizer.convert_tokens_to_ids([".", "?", "!"]) if index is not None]
+            found = [self.checkpoint.tokenizer.convert_tokens_to_ids(mark) for mark in (".", "?", "!")]
+            return [index for index in found if isinstance(index, int)]
         return {"first token": "cls"}.get(name, name)
 
     def analyse(
@@ -197,29 +197,22 @@ def _scalar_of(outputs: Any, token: int) -> torch.Tensor:
     return logits.max() if logits.dim() == 1 else logits[token].max()
 
 
-def explore_tab(explorer: Explorer) -> None:
-    """The tab's components and what they do."""
-    with gr.Accordion("Document", open=True) as accordion:
-        text = gr.Textbox(
-            label="Text",
-            placeholder="Type or paste a document, upload a file, or take a sample.",
-            lines=5,
-            max_lines=10,
-            max_length=MOST_CHARACTERS,
-            elem_id="explore-text",
+def explore_tab(explorer: Explorer, text: gr.Textbox, document: gr.Accordion) -> None:
+    """The tab's components and what they do.
+
+    Args:
+        explorer: what they ask.
+        text: the document that all tabs share.
+        document: what it stands in; closed when the document is shown.
+    """
+    with gr.Row():
+        policy = gr.Dropdown(
+            list(POLICIES),
+            value="first token",
+            label="Tokens that attend globally",
+            info="Any token can be made global in the picture, too.",
         )
-        with gr.Row():
-            samples = gr.Dropdown(list(SAMPLES), label="Sample", value=None, elem_id="explore-sample")
-            policy = gr.Dropdown(
-                list(POLICIES),
-                value="first token",
-                label="Tokens that attend globally",
-                info="Later any token can be made global in the picture.",
-            )
-            upload = gr.UploadButton(
-                "Upload a file (txt, md, pdf, docx)", file_types=FILE_TYPES, elem_id="explore-file"
-            )
-    analyse = gr.Button("Analyse", variant="primary", elem_id="explore-analyse")
+        analyse = gr.Button("Analyse", variant="primary", elem_id="explore-analyse")
     shown = viewer("explore", "explore")
 
     def on_analyse(text: str, policy: str, request: gr.Request) -> tuple[dict[str, Any], Any]:
@@ -230,7 +223,7 @@ def explore_tab(explorer: Explorer) -> None:
         return stamped(told(lambda: explorer.answer(visitor_of(request), event._data or {})))
 
     analyse.click(
-        on_analyse, [text, policy], [shown, accordion], concurrency_limit=2, concurrency_id="model", api_name="explore"
+        on_analyse, [text, policy], [shown, document], concurrency_limit=2, concurrency_id="model", api_name="explore"
     )
     shown.click(
         on_ask,
@@ -241,5 +234,3 @@ def explore_tab(explorer: Explorer) -> None:
         concurrency_limit=4,
         api_visibility="private",
     )
-    upload.upload(lambda path: told(lambda: read_upload(path)), upload, text, api_visibility="private")
-    samples.input(lambda name: told(lambda: sample(name)), samples, text, api_visibility="private")

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import TokenizersBackend
-from transformers.utils import ModelOutput
 
 from ..attention import AttentionPattern
 from ..global_attention import Policy, build_global_attention_mask
@@ -102,7 +101,7 @@ def attention_maps(
 
 
 @torch.no_grad()
-def record(model: nn.Module, inputs: Mapping[str, Tensor], bits: int = 8) -> tuple[ModelOutput, AttentionMaps]:
+def record(model: nn.Module, inputs: Mapping[str, Tensor], bits: int = 8) -> tuple[Any, AttentionMaps]:
     """Run a model on one document, without gradients and dropout, and keep its attention.
 
     Args:
