@@ -254,7 +254,7 @@ function sharesOf(total) {
   const window_ = windowOf();
   if (!window_) return `${others} all ${spans.length.toLocaleString()} tokens: it is global.`;
   const size = window_.last - window_.first + 1;
-  const counted = `${size.toLocaleString()} tokens in its window (${percent(links.local / total)} of the weight) and ${isGlobal.size} global ones (${percent(links.global / total)}).`;
+  const counted = `${size.toLocaleString()} tokens in its window (${percent(links.local / total)} of the weight) and ${isGlobal.size} global token${isGlobal.size === 1 ? "" : "s"} (${percent(links.global / total)}).`;
   return `${others} ${counted} The window is ${percent(size / spans.length)} of the document.`;
 }
 
