@@ -14,13 +14,6 @@ import torch
 
 pytest.importorskip("gradio")
 
-from longformer_plus import (
-    LongformerPlusForMaskedLM,
-    LongformerPlusForQuestionAnswering,
-    LongformerPlusForSequenceClassification,
-    LongformerPlusForTokenClassification,
-    LongformerPlusTokenizer,
-)
 from longformer_plus.cli import main
 from longformer_plus.demo import documents, reader, tasks
 from longformer_plus.demo.checkpoints import Checkpoint, Checkpoints
@@ -29,34 +22,12 @@ from longformer_plus.demo.explore import POLICIES, Explored, Explorer
 from longformer_plus.demo.store import VisitorStore
 from longformer_plus.demo.views import weights_view
 
-from .cases import small_config, spread
-
 TEXT = "The captain looked at the sea. The wind had blown for three days! <script>alert(1)</script> Who knows?\n" * 4
-HEADS = {
-    "fill-mask": LongformerPlusForMaskedLM,
-    "question-answering": LongformerPlusForQuestionAnswering,
-    "text-classification": LongformerPlusForSequenceClassification,
-    "token-classification": LongformerPlusForTokenClassification,
-}
-
-
-@pytest.fixture(scope="module")
-def folders(vocabulary_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A small checkpoint for each task."""
-    tokenizer = LongformerPlusTokenizer.from_pretrained(vocabulary_folder)
-    found = {}
-    for task, head in HEADS.items():
-        folder = tmp_path_factory.mktemp(task)
-        config = small_config(vocab_size=len(tokenizer), max_position_embeddings=202, attention_window=[8, 16])
-        spread(head(config)).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        found[task] = folder
-    return found
 
 
 @pytest.fixture
-def explorer(folders: dict[str, Path]) -> Explorer:
-    return Explorer(Checkpoint(str(folders["fill-mask"])), VisitorStore[Explored](10_000_000))
+def explorer(task_checkpoints: dict[str, Path]) -> Explorer:
+    return Explorer(Checkpoint(str(task_checkpoints["fill-mask"])), VisitorStore[Explored](10_000_000))
 
 
 # The store
@@ -338,8 +309,8 @@ def test_entities_are_runs_of_one_label() -> None:
     assert tasks.entities(["O", "city", "city", "O"]) == [(1, 2, "city")]
 
 
-def test_answers_lie_in_the_document(folders: dict[str, Path]) -> None:
-    checkpoint = Checkpoint(str(folders["question-answering"]))
+def test_answers_lie_in_the_document(task_checkpoints: dict[str, Path]) -> None:
+    checkpoint = Checkpoint(str(task_checkpoints["question-answering"]))
     view = tasks.ask(checkpoint, "Who looked at the sea?", TEXT)
     json.dumps(view)
     assert view["text"] == TEXT[: len(view["text"])]
@@ -350,8 +321,8 @@ def test_answers_lie_in_the_document(folders: dict[str, Path]) -> None:
         tasks.ask(checkpoint, " ", TEXT)
 
 
-def test_masks_are_filled_with_the_likeliest_words(folders: dict[str, Path]) -> None:
-    checkpoint = Checkpoint(str(folders["fill-mask"]))
+def test_masks_are_filled_with_the_likeliest_words(task_checkpoints: dict[str, Path]) -> None:
+    checkpoint = Checkpoint(str(task_checkpoints["fill-mask"]))
     text = "The <mask> looked at the <mask>."
     view = tasks.fill(checkpoint, text)
     ids = checkpoint.tokenizer(text, return_tensors="pt")["input_ids"]
@@ -367,11 +338,11 @@ def test_masks_are_filled_with_the_likeliest_words(folders: dict[str, Path]) -> 
         tasks.fill(checkpoint, "No mask.")
 
 
-def test_documents_are_classified_and_tagged(folders: dict[str, Path]) -> None:
-    checkpoint = Checkpoint(str(folders["text-classification"]))
+def test_documents_are_classified_and_tagged(task_checkpoints: dict[str, Path]) -> None:
+    checkpoint = Checkpoint(str(task_checkpoints["text-classification"]))
     view = tasks.classify(checkpoint, TEXT)
     assert sum(score for _, score in view["results"]) == pytest.approx(1, abs=1e-5)
-    view = tasks.tag(Checkpoint(str(folders["token-classification"])), TEXT)
+    view = tasks.tag(Checkpoint(str(task_checkpoints["token-classification"])), TEXT)
     json.dumps(view)
     assert {mark["label"] for mark in view["marks"]} <= {"LABEL_1"}
 
@@ -379,15 +350,17 @@ def test_documents_are_classified_and_tagged(folders: dict[str, Path]) -> None:
 # Checkpoints and the command
 
 
-def test_checkpoints_know_their_task(folders: dict[str, Path]) -> None:
+def test_checkpoints_know_their_task(task_checkpoints: dict[str, Path]) -> None:
     found = Checkpoints.find(
-        str(folders["fill-mask"]), question_answering=str(folders["question-answering"]), text_classification=None
+        str(task_checkpoints["fill-mask"]),
+        question_answering=str(task_checkpoints["question-answering"]),
+        text_classification=None,
     )
     assert {task: checkpoint.name for task, checkpoint in found.by_task.items()} == {
-        task: str(folders[task]) for task in ("fill-mask", "question-answering")
+        task: str(task_checkpoints[task]) for task in ("fill-mask", "question-answering")
     }
     with pytest.raises(ValueError, match="no head for text-classification: it is a checkpoint for fill-mask"):
-        Checkpoints.find(str(folders["fill-mask"]), text_classification=str(folders["fill-mask"]))
+        Checkpoints.find(str(task_checkpoints["fill-mask"]), text_classification=str(task_checkpoints["fill-mask"]))
 
 
 def test_checkpoints_of_other_models_are_refused(tmp_path: Path) -> None:
