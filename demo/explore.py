@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -33,7 +33,13 @@ class Explored:
 
     document: DocumentMaps
     global_positions: list[int]
-    layer_views: dict[tuple[Any, Any], dict[str, Any]] = field(default_factory=dict)
+    mean_view: dict[str, Any]
+
+    @property
+    def num_bytes(self) -> int:
+        """What is held for the visitor."""
+        pictures = (self.mean_view[name]["png"] for name in ("band", "fromGlobal", "toGlobal"))
+        return self.document.maps.num_bytes + len(self.document.text) + sum(map(len, pictures))
 
 
 class Explorer:
@@ -62,7 +68,12 @@ class Explorer:
         return {"first token": "cls"}.get(name, name)
 
     def analyse(
-        self, visitor: str, text: str | None, policy: Policy | None = None, global_positions: list[int] | None = None
+        self,
+        visitor: str,
+        text: str | None,
+        policy: Policy | None = None,
+        global_positions: list[int] | None = None,
+        token: int = 1,
     ) -> dict[str, Any]:
         """Run the model on a text, keep its attention for the visitor, and say what the browser needs to show it.
 
@@ -71,6 +82,7 @@ class Explorer:
             text: the document.
             policy: a policy of `longformer_plus.global_attention`; None for the model's own.
             global_positions: tokens that attend globally, in place of a policy.
+            token: whose links are shown first.
 
         Raises:
             InputError: the text is empty or too long.
@@ -84,9 +96,10 @@ class Explorer:
             document = attention_maps(model, self.checkpoint.tokenizer, shortened, policy, global_positions)
         if len(document.maps.layout.global_positions) > MOST_GLOBAL_TOKENS:
             raise InputError(f"At most {MOST_GLOBAL_TOKENS} tokens can be global here. Choose another policy.")
-        explored = Explored(document, document.maps.layout.global_positions.tolist())
+        maps = document.maps
+        explored = Explored(document, maps.layout.global_positions.tolist(), layer_view(maps, None, None))
         try:
-            self.store.put(visitor, explored, document.maps.num_bytes)
+            self.store.put(visitor, explored, explored.num_bytes)
         except ValueError as error:
             raise InputError(
                 "The attention of this document takes more memory than there is for all visitors. Shorten it."
@@ -98,10 +111,10 @@ class Explorer:
             "seconds": round(time.perf_counter() - started, 2),
             "cut": f"Only the first {limit:,} tokens are shown: the model has room for no more." if cut else "",
             "document": document_view(document),
-            **self._layer(explored, None, None),
+            **explored.mean_view,
             "layer": -1,
             "head": -1,
-            "links": links_view(document.maps, min(1, document.maps.num_tokens - 1), "to", None, None),
+            "links": links_view(maps, min(token, maps.num_tokens - 1), "to", None, None),
         }
 
     def answer(self, visitor: str, question: dict[str, Any]) -> dict[str, Any]:
@@ -150,22 +163,17 @@ class Explorer:
         raise InputError("This page asked for something that is not there. Reload it.")
 
     def _layer(self, explored: Explored, layers: int | None, heads: int | None) -> dict[str, Any]:
-        """The pictures, made once."""
-        key = layers, heads
-        if key not in explored.layer_views:
-            explored.layer_views[key] = layer_view(explored.document.maps, layers, heads)
-        return explored.layer_views[key]
+        """The pictures; those of the mean, which take longest, are made once."""
+        if layers is None and heads is None:
+            return explored.mean_view
+        return layer_view(explored.document.maps, layers, heads)
 
     def _toggle(self, visitor: str, explored: Explored, token: int) -> dict[str, Any]:
         """Make a token global, or local again."""
         positions = sorted(set(explored.global_positions) ^ {token})
         if len(positions) > MOST_GLOBAL_TOKENS:
             raise InputError(f"At most {MOST_GLOBAL_TOKENS} tokens can be global here.")
-        answer = self.analyse(visitor, explored.document.text, global_positions=positions)
-        maps = self.store.get(visitor)
-        if maps is not None:
-            answer["links"] = links_view(maps.document.maps, token, "to", None, None)
-        return answer
+        return self.analyse(visitor, explored.document.text, global_positions=positions, token=token)
 
     def _gradient(self, explored: Explored, token: int) -> torch.Tensor:
         """How much each token counts for what the model says at a token: its likeliest word, or its state's size."""

@@ -84,6 +84,9 @@ function onValue() {
   element.dataset.shown = String(Number(element.dataset.shown ?? 0) + 1);
 }
 
-$("save").addEventListener("click", () => savePicture("compare.png", $("time"), "Time of a forward against length", view.where, 0));
+$("save").addEventListener("click", () => {
+  savePicture("time.png", $("time"), "Time of a forward against length", view.where, 0);
+  if (!$("memory-box").hidden) savePicture("memory.png", $("memory"), "Memory of a forward against length", view.where, 0);
+});
 watch("value", onValue);
 onValue();

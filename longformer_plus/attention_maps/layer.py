@@ -119,8 +119,8 @@ class LayerMaps:
 
     @property
     def num_bytes(self) -> int:
-        """What the weights take in memory."""
-        return self.local.num_bytes + self.global_.num_bytes
+        """What the weights and the statistics take in memory."""
+        return self.local.num_bytes + self.global_.num_bytes + 4 * self.statistics.entropy.nbytes
 
     def reach(self, head: int) -> int:
         """How far a head's window reaches to either side, in tokens."""

@@ -152,7 +152,7 @@ class AttentionMaps:
 
     @property
     def num_bytes(self) -> int:
-        """What the weights take in memory."""
+        """What it takes in memory."""
         return sum(layer.num_bytes for layer in self.layers)
 
     def dense(self, layers: Choice = None, heads: Choice = None, rows: Places = None, columns: Places = None) -> Tensor:
