@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -36,7 +37,7 @@ def build(checkpoints: Checkpoints, store: VisitorStore[Explored] | None = None)
     # Uploads are deleted when they are read; what remains of them, within the hour.
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as app:
         gr.Markdown(f"# {TITLE}")
-        gr.Markdown(f"Model: `{checkpoints.explored.name}`")
+        gr.Markdown(f"Model: `{Path(checkpoints.explored.name).name}`")
         with gr.Accordion("Document", open=True) as document:
             text = _document_input()
         with gr.Tab("Explore"):

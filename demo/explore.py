@@ -151,10 +151,10 @@ class Explorer:
             return {"kind": "layer", **where, **self._layer(explored, layers, heads), "links": links}
         if ask == "rollout":
             scores = maps.rollout(token, heads, layers)
-            return {"kind": "links", **where, "measure": ask, "links": scores_view(maps, token, scores)}
+            return {"kind": "links", **where, "links": scores_view(maps, token, scores, layers, heads)}
         if ask == "gradient":
             scores = self._gradient(explored, token)
-            return {"kind": "links", **where, "measure": ask, "links": scores_view(maps, token, scores)}
+            return {"kind": "links", **where, "links": scores_view(maps, token, scores, layers, heads)}
         if ask == "global":
             return self._toggle(visitor, explored, token)
         if ask == "page":

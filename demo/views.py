@@ -88,13 +88,15 @@ def links_view(maps: AttentionMaps, token: int, direction: Direction, layers: Ch
     }
 
 
-def scores_view(maps: AttentionMaps, token: int, scores: Tensor) -> dict[str, Any]:
-    """Scores of another measure, (N) with any sign, beside the attention of a token: strongest by size."""
+def scores_view(maps: AttentionMaps, token: int, scores: Tensor, layers: Choice, heads: Choice) -> dict[str, Any]:
+    """Scores of another measure, (N) with any sign, beside the attention of a token; strongest by size."""
     is_global = maps.layout.global_rank >= 0
+    attention = maps.mean(layers, heads, rows=token)[0]
     order = scores.abs().topk(min(STRONGEST, len(scores))).indices
     return {
         "token": token,
         "weights": weights_view(scores.abs()),
+        "attention": weights_view(attention),
         "negative": (scores < 0).nonzero()[:, 0].tolist(),
         "local": float(scores[~is_global].abs().sum()),
         "global": float(scores[is_global].abs().sum()),

@@ -4,6 +4,7 @@ const state = { view: null, layer: -1, head: -1, direction: "to", measure: "link
 let spans = [];
 let blocks = [];
 let weights = null;
+let attention = null;
 let received = null;
 let links = null;
 let pictures = {};
@@ -83,7 +84,8 @@ function windowOf() {
 
 const column = (place, width) => ((place + 0.5) / spans.length) * width;
 
-function bars(paint, width, height, values, largest, colourOf) {
+function bars(paint, width, height, values, colourOf, floor = height) {
+  const largest = values.reduce((most, value) => Math.max(most, value), 0) || 1;
   const most = new Float32Array(Math.ceil(width));
   const whose = new Int32Array(most.length);
   values.forEach((value, place) => {
@@ -95,7 +97,7 @@ function bars(paint, width, height, values, largest, colourOf) {
     if (!value) return;
     paint.fillStyle = colourOf(whose[x]);
     const tall = Math.max(1, height * Math.sqrt(value / largest));
-    paint.fillRect(x, height - tall, thick, tall);
+    paint.fillRect(x, floor - tall, thick, tall);
   });
 }
 
@@ -107,10 +109,21 @@ function drawMap() {
     paint.fillStyle = `rgba(${LOCAL}, .13)`;
     paint.fillRect(column(window_.first - 0.5, width), 0, column(window_.last + 0.5, width) - column(window_.first - 0.5, width), height);
   }
-  bars(paint, width, height * 0.45, received, received.reduce((a, b) => Math.max(a, b), 0) || 1, () => "rgba(128, 128, 128, .55)");
   const negative = new Set(links.negative ?? []);
   const colourOf = (place) => `rgb(${negative.has(place) ? "0, 114, 178" : linkIsGlobal(place) ? GLOBAL : LOCAL})`;
-  bars(paint, width, height - 8, weights, weights.reduce((a, b) => Math.max(a, b), 0) || 1, colourOf);
+  if (attention) {
+    bars(paint, width, height / 2 - 10, attention, (place) => `rgb(${isGlobal.has(place) ? GLOBAL : LOCAL})`, height / 2);
+    bars(paint, width, height / 2 - 4, weights, colourOf, height);
+    paint.fillStyle = INK();
+    paint.font = "11px system-ui, sans-serif";
+    paint.textAlign = "right";
+    paint.fillText("attention", width - 6, height / 2 - 16);
+    paint.fillText(MEASURES[state.measure], width - 6, height - 16);
+    paint.fillRect(0, height / 2, width, 0.5);
+  } else {
+    bars(paint, width, height * 0.45, received, () => "rgba(128, 128, 128, .55)", height);
+    bars(paint, width, height - 8, weights, colourOf, height);
+  }
   paint.fillStyle = `rgb(${GLOBAL})`;
   for (const place of isGlobal) {
     const x = Math.min(Math.max(column(place, width), 5), width - 5);
@@ -135,7 +148,7 @@ function inSight() {
   let first = null;
   let last = 0;
   for (const block of blocks) {
-    const from = block.offsetTop - text.offsetTop;
+    const from = block.offsetTop;
     const tall = block.offsetHeight || 1;
     if (from + tall < top || from > bottom) continue;
     const share = (y) => block.first + Math.round(((y - from) / tall) * (block.last - block.first));
@@ -230,10 +243,15 @@ function onKey(event) {
 
 // The panel
 
+const MEASURES = { links: "attention", rollout: "rollout", gradient: "gradient × input" };
+
 function showPanel() {
   const name = nameOf(state.view, state.token);
   const total = links.local + links.global || 1;
-  const shares = state.measure === "links" ? sharesOf(total) : `Tokens that count most, by ${state.measure === "rollout" ? "attention rollout" : "gradient × input"}.`;
+  const shares = state.measure === "links" ? sharesOf(total) : {
+    rollout: "Where its state comes from, through all layers up to the chosen one: half of each layer's state is attended to, half is its own.",
+    gradient: "What the model's result for it depends on, by gradient × input: orange and purple speak for it, blue against.",
+  }[state.measure];
   $("title").textContent = `“${name}” at ${state.token.toLocaleString()}${isGlobal.has(state.token) ? ", global" : ""}`;
   $("shares").textContent = shares;
   $("bar").hidden = state.measure !== "links";
@@ -243,8 +261,10 @@ function showPanel() {
     const offset = place - state.token;
     const go = make("button", { type: "button", onclick: () => choose(place, true) }, nameOf(state.view, place));
     const cells = [place.toLocaleString(), offset > 0 ? `+${offset}` : `${offset}`, number(weight)];
+    if (attention) cells.push(number(attention[place]));
     return make("tr", { class: global_ ? "global" : "" }, make("td", {}, go, global_ ? " (global)" : ""), ...cells.map((cell) => make("td", {}, cell)));
   });
+  $("heading").replaceChildren(...["token", "position", "offset", attention ? MEASURES[state.measure] : "weight", ...(attention ? ["attention"] : [])].map((name) => make("th", {}, name)));
   $("links").replaceChildren(...rows);
   $("said").textContent = `${name}, token ${state.token}. ${shares} Strongest: ${links.strongest.slice(0, 3).map(([place]) => nameOf(state.view, place)).join(", ")}.`;
 }
@@ -351,6 +371,7 @@ async function onValue() {
   if (value.kind === "layer") $("measure").value = state.measure = "links";
   links = value.links;
   weights = weightsOf(links.weights);
+  attention = links.attention ? weightsOf(links.attention) : null;
   element.querySelectorAll(".chosen").forEach((span) => span.classList.remove("chosen"));
   state.token = links.token;
   spans[state.token].classList.add("chosen");
