@@ -14,7 +14,8 @@ import gradio as gr
 from .checkpoints import Checkpoints
 from .compare import compare_tab
 from .documents import FILE_TYPES, MOST_CHARACTERS, MOST_UPLOAD_BYTES, SAMPLES, read_upload, sample
-from .explore import Explored, Explorer, explore_tab
+from .explore import explore_tab
+from .explorer import Explored, Explorer
 from .store import VisitorStore
 from .task_tabs import task_tabs
 from .viewer import viewer

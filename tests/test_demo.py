@@ -18,7 +18,7 @@ from longformer_plus.cli import main
 from longformer_plus.demo import documents, reader, tasks
 from longformer_plus.demo.checkpoints import Checkpoint, Checkpoints
 from longformer_plus.demo.documents import InputError, check_text, read_upload, sample
-from longformer_plus.demo.explore import POLICIES, Explored, Explorer
+from longformer_plus.demo.explorer import POLICIES, Explored, Explorer
 from longformer_plus.demo.store import VisitorStore
 from longformer_plus.demo.views import weights_view
 
@@ -245,6 +245,15 @@ def test_policies_choose_tokens(explorer: Explorer) -> None:
     assert set(chosen["full stops"]) == {".", "!", "?"}
     with pytest.raises(InputError, match="no such choice"):
         explorer.policy("all")
+
+
+def test_too_many_global_tokens_are_refused_before_the_model_runs(
+    explorer: Explorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("longformer_plus.demo.explorer.MOST_GLOBAL_TOKENS", 10)
+    monkeypatch.setattr("longformer_plus.demo.explorer.attention_maps", lambda *_, **__: pytest.fail("it ran"))
+    with pytest.raises(InputError, match=r"99 tokens would attend globally; at most 10"):
+        explorer.analyse("a", "a. " * 99, explorer.policy("full stops"))
 
 
 def test_long_documents_are_cut_with_a_word_about_it(explorer: Explorer) -> None:

@@ -17,7 +17,7 @@ pytest.importorskip("gradio")
 
 from longformer_plus.demo.app import build, launch_options
 from longformer_plus.demo.checkpoints import Checkpoints
-from longformer_plus.demo.explore import Explored
+from longformer_plus.demo.explorer import Explored
 from longformer_plus.demo.store import VisitorStore
 
 TEXT = (
@@ -35,7 +35,16 @@ def store() -> VisitorStore[Explored]:
 
 
 @pytest.fixture(scope="module")
-def url(task_checkpoints: dict[str, Path], store: VisitorStore[Explored]) -> Iterator[str]:
+def uploads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the server puts what is uploaded."""
+    folder = tmp_path_factory.mktemp("uploads")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def url(task_checkpoints: dict[str, Path], store: VisitorStore[Explored], uploads: Path) -> Iterator[str]:
     by_task = {task.replace("-", "_"): str(folder) for task, folder in task_checkpoints.items()}
     app = build(Checkpoints.find(str(task_checkpoints["fill-mask"]), **by_task), store)
     _, address, _ = app.launch(**launch_options("127.0.0.1", None), prevent_thread_lock=True, quiet=True)
@@ -212,12 +221,13 @@ def test_scripts_in_a_document_do_not_run(page: Page) -> None:
     assert page.browser.execute_script("return window.harmed") is None
 
 
-def test_a_file_is_uploaded_and_a_question_asked(page: Page, tmp_path: Path) -> None:
+def test_a_file_is_uploaded_and_a_question_asked(page: Page, tmp_path: Path, uploads: Path) -> None:
     path = tmp_path / "upload.md"
     path.write_text(TEXT)
     page.one("#document-upload input[type=file], input[type=file]").send_keys(str(path))
     area = page.one("#document-text textarea")
     page.wait(lambda: area.get_attribute("value") == TEXT)
+    assert not [path for path in uploads.rglob("*") if path.is_file() and path.stat().st_size]
     page.tab("Ask")
     page.wait(lambda: page.all("#ask-question textarea, #ask-question input"))
     page.type("#ask-question textarea, #ask-question input", "Who looked at the sea?")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from typing import Any
 
+_PACKAGES = ("gradio", "pypdf", "docx")
 _TASKS = ("fill-mask", "question-answering", "text-classification", "token-classification")
 
 
@@ -28,6 +30,9 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModuleNotFoundError(f"Not installed: {', '.join(missing)}. Run `pip install longformer-plus[demo]`.")
     from ..demo.app import launch
     from ..demo.checkpoints import Checkpoints
 
