@@ -19,7 +19,7 @@ from .cases import Case, cases
 from .oracle import OracleResult, self_attention, windowed
 
 HEADS, WIDTH = 3, 12
-PROFILE = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+PROFILE = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def oracle_of(case: Case, seed: int = 0) -> tuple[OracleResult, Tensor]:

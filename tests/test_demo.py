@@ -14,8 +14,10 @@ import torch
 
 pytest.importorskip("gradio")
 
+from longformer_plus.benchmark import Point
+from longformer_plus.benchmark_workloads import Workload
 from longformer_plus.cli import main
-from longformer_plus.demo import documents, reader, tasks
+from longformer_plus.demo import compare, documents, reader, tasks
 from longformer_plus.demo.checkpoints import Checkpoint, Checkpoints
 from longformer_plus.demo.documents import InputError, check_text, read_upload, sample
 from longformer_plus.demo.explorer import POLICIES, Explored, Explorer
@@ -386,3 +388,45 @@ def test_the_command_says_what_to_pass(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit):
         main(["demo"])
     assert "--model FOLDER" in capsys.readouterr().err
+
+
+# Compare
+
+
+def test_measuring_gives_a_point_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+
+    def measure_one(name: str, length: int, with_memory: bool) -> Point:
+        measured.append((length, name))
+        model = "transformers" if name == "transformers" else "longformer_plus"
+        failures = {model: "out of memory"} if (length, name) == (512, "eager") else {}
+        seconds = {} if failures else {model: [3.0, 1.0, 2.0]}
+        return Point(Workload(length, "forward"), length, seconds, {model: 2**21} if with_memory else {}, failures)
+
+    monkeypatch.setattr(compare, "_measure_one", measure_one)
+    views = list(compare.measure(["eager", "transformers"], 512, with_memory=True))
+    assert measured == [(256, "eager"), (256, "transformers"), (512, "eager"), (512, "transformers")]
+    assert views[-1]["share"] == 1.0
+    assert views[-1]["curves"]["transformers"] == [[256, 2.0, 2.0], [512, 2.0, 2.0]]
+    assert views[-1]["curves"]["eager"] == [[256, 2.0, 2.0], [512, None, 2.0]]
+    assert any("out of memory" in view["doing"] for view in views)
+
+
+def test_one_visitor_measures_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "_measure_one", lambda *_: pytest.fail("measured"))
+    first = compare.measure(["sdpa"], 256, with_memory=False)
+    next(first)
+    with pytest.raises(InputError, match="Another visitor"):
+        next(compare.measure(["sdpa"], 256, with_memory=False))
+    first.close()  # as when it is stopped
+    second = compare.measure(["sdpa"], 256, with_memory=False)
+    assert next(second)["share"] == 0
+    second.close()
+    with pytest.raises(InputError, match="at least one"):
+        next(compare.measure([], 256, with_memory=False))
+
+
+def test_a_backend_is_measured() -> None:
+    point = compare._measure_one("sdpa", 64, with_memory=False)
+    assert point.median("longformer_plus")
+    assert not point.failures

@@ -112,8 +112,9 @@ def test_memory_stays_as_it_is_over_200_requests(url: str) -> None:
 # The page
 
 
-@pytest.fixture
-def page(url: str) -> Iterator[Page]:
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """One Chromium for all tests: each opens the page anew."""
     if not CHROMIUM or not DRIVER:
         pytest.skip("there is no chromium with its driver here")
     webdriver = pytest.importorskip("selenium.webdriver")
@@ -121,9 +122,14 @@ def page(url: str) -> Iterator[Page]:
     options.binary_location = CHROMIUM
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1400"):
         options.add_argument(argument)
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield Page(browser, url)
-    browser.quit()
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield started
+    started.quit()
+
+
+@pytest.fixture
+def page(browser: Any, url: str) -> Page:
+    return Page(browser, url)
 
 
 class Page:
