@@ -41,12 +41,13 @@ def picture_view(picture: Picture) -> dict[str, Any]:
 
 
 def text_view(text: str, tokens: list[str], offsets: list[tuple[int, int]]) -> dict[str, Any]:
-    """A text and where its tokens are; names only of tokens that have no characters."""
+    """A text and where its tokens are, as little-endian int32 in base64; names of tokens that have no characters."""
     stop = max((end for _, end in offsets), default=0)
     return {
         "text": text[:stop],
-        "starts": [start for start, _ in offsets],
-        "stops": [end for _, end in offsets],
+        "numTokens": len(offsets),
+        "starts": _packed([start for start, _ in offsets]),
+        "stops": _packed([end for _, end in offsets]),
         "names": {str(place): tokens[place] for place, (start, end) in enumerate(offsets) if end <= start},
     }
 
@@ -102,6 +103,11 @@ def scores_view(maps: AttentionMaps, token: int, scores: Tensor, layers: Choice,
         "global": float(scores[is_global].abs().sum()),
         "strongest": [[place, float(scores[place]), bool(is_global[place])] for place in order.tolist()],
     }
+
+
+def _packed(values: list[int]) -> str:
+    """Thousands of numbers in a row are slow to watch for changes in the page; one string is not."""
+    return base64.b64encode(torch.tensor(values, dtype=torch.int32).numpy().astype("<i4").tobytes()).decode()
 
 
 def _rounded(values: Tensor) -> list[list[float]]:

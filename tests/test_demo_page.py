@@ -74,7 +74,7 @@ def test_bad_texts_get_a_message_and_the_app_lives_on(url: str, text: str) -> No
     client = client_of(url)
     with pytest.raises(Exception, match=r"empty|5,000,000|long"):
         client.predict(text, "none", api_name="/explore")
-    assert client.predict("Still alive.", "none", api_name="/explore")["document"]["starts"]
+    assert client.predict("Still alive.", "none", api_name="/explore")["document"]["numTokens"]
 
 
 def test_files_of_the_server_cannot_be_read(url: str) -> None:

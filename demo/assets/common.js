@@ -40,6 +40,12 @@ function percent(share) {
   return share > 0 && share < 0.01 ? "<1%" : `${Math.round(share * 100)}%`;
 }
 
+// What was sent of a text, its positions unpacked.
+function unpack(view) {
+  const integers = (packed) => new Int32Array(bytesOf(packed).buffer);
+  return { ...view, starts: integers(view.starts), stops: integers(view.stops) };
+}
+
 // The text as one span for each token, in blocks that the browser lays out only when they come into sight.
 function layOut(container, view) {
   // Offsets count characters; strings count UTF-16 units.

@@ -350,12 +350,12 @@ async function onValue() {
   element.querySelector(".viewer").removeAttribute("aria-busy");
   if (value.kind === "page") { save("attention.html", new Blob([value.page], { type: "text/html" })); return; }
   if (value.kind === "document") {
-    state.view = value.document;
+    state.view = unpack(value.document);
     Object.assign(state, { direction: "to", measure: "links", token: value.links.token });
     $("direction").value = "to";
     $("measure").value = "links";
     isGlobal = new Set(value.document.globals);
-    ({ spans, blocks } = layOut(text, value.document));
+    ({ spans, blocks } = layOut(text, state.view));
     lit = [];
     for (const place of isGlobal) spans[place].classList.add("global");
     $("status").textContent = `${spans.length.toLocaleString()} tokens, read in ${value.seconds} s. ${value.cut}`;

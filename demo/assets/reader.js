@@ -98,7 +98,7 @@ $("save").addEventListener("click", () => savePicture("attention.png", $("map"),
 
 function onValue() {
   if (!props.value || !props.value.text) return;
-  view = props.value;
+  view = unpack(props.value);
   element.querySelector(".viewer").hidden = false;
   ({ spans } = layOut(text, view));
   $("note").textContent = view.note;
