@@ -33,18 +33,13 @@ def explore_tab(explorer: Explorer, text: gr.Textbox, document: gr.Accordion) ->
         view = told(lambda: explorer.analyse(visitor_of(request), text, explorer.policy(policy)))
         return stamped(view), gr.Accordion(open=False)
 
+    # What runs the model is asked by `submit`, what is read from what is kept by `click`.
     def on_ask(request: gr.Request, event: gr.EventData) -> dict[str, Any]:
         return stamped(told(lambda: explorer.answer(visitor_of(request), event._data or {})))
 
     analyse.click(
         on_analyse, [text, policy], [shown, document], concurrency_limit=2, concurrency_id="model", api_name="explore"
     )
-    shown.click(
-        on_ask,
-        None,
-        shown,
-        trigger_mode="multiple",
-        show_progress="hidden",
-        concurrency_limit=4,
-        api_visibility="private",
-    )
+    quietly: dict[str, Any] = {"trigger_mode": "multiple", "show_progress": "hidden", "api_visibility": "private"}
+    shown.click(on_ask, None, shown, concurrency_limit=4, **quietly)
+    shown.submit(on_ask, None, shown, concurrency_limit=2, concurrency_id="model", **quietly)

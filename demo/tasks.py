@@ -1,56 +1,30 @@
 """What the heads make of a document: answers, filled masks, classes, tags; each with the attention that led there.
 
-Shapes: N tokens, C classes, V vocabulary.
+Shapes: N tokens.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import BatchEncoding
 
+from longformer_plus import LongformerPlusPreTrainedModel
 from longformer_plus.attention_maps import AttentionMaps, record
 
-from .checkpoints import Checkpoint
+from .checkpoints import MOST_TOKENS, Checkpoint
 from .documents import InputError, check_text
+from .first_stretch import answer_question, classify_document, find_entities, tag_document
 from .views import text_view, weights_view
 
-MOST_ANSWER_TOKENS = 40
 MOST_MASKS = 32
 MOST_ENTITIES = 64
 MOST_QUESTION_CHARACTERS = 1000
-
-
-@dataclass(frozen=True)
-class Span:
-    """A stretch of tokens, both ends included, and its probability."""
-
-    first: int
-    last: int
-    score: float
-
-
-def best_spans(start_logits: Tensor, end_logits: Tensor, count: int) -> list[Span]:
-    """The likeliest answers that do not overlap, likeliest first.
-
-    Args:
-        start_logits, end_logits: (N), of the tokens that an answer may consist of.
-        count: how many.
-    """
-    start, end = start_logits.float().softmax(-1), end_logits.float().softmax(-1)
-    candidates = []
-    for first in start.topk(min(20, len(start))).indices.tolist():
-        reachable = end[first : first + MOST_ANSWER_TOKENS]
-        for length in reachable.topk(min(5, len(reachable))).indices.tolist():
-            candidates.append(Span(first, first + length, float(start[first] * reachable[length])))
-    chosen: list[Span] = []
-    for span in sorted(candidates, key=lambda span: -span.score):
-        if all(span.last < other.first or span.first > other.last for other in chosen):
-            chosen.append(span)
-    return chosen[:count]
+# As for what is explored.
+MOST_CHARACTERS = MOST_TOKENS * 32
 
 
 def ask(checkpoint: Checkpoint, question: str | None, text: str | None, count: int = 5) -> dict[str, Any]:
@@ -62,27 +36,27 @@ def ask(checkpoint: Checkpoint, question: str | None, text: str | None, count: i
     Raises:
         InputError: question or document is empty or too long.
     """
-    question, text = check_text(question, "question"), check_text(text)
+    question, text = check_text(question, "question"), _document(text)
     if len(question) > MOST_QUESTION_CHARACTERS:
         raise InputError(
             f"The question has {len(question):,} characters; at most {MOST_QUESTION_CHARACTERS:,} are taken."
         )
-    encoding = _encode(checkpoint, question, text)
+    tokens = _Tokens.of(checkpoint, text)
     with checkpoint.running() as model:
-        outputs, maps = record(model, _inputs(encoding))
-    parts = encoding.sequence_ids(0)
-    inside = [place for place, part in enumerate(parts) if part == 1]
-    asking = [place for place, part in enumerate(parts) if part == 0]
-    spans = best_spans(outputs.start_logits[0, inside], outputs.end_logits[0, inside], count)
-    marks = [_mark(span.first, span.last, str(rank + 1), span.score) for rank, span in enumerate(spans)]
-    shade = maps.mean(rows=asking, columns=inside).mean(0)
+        attention = _Attention.of(checkpoint, model, question, text)
+        answers = answer_question(model, checkpoint.tokenizer, question, text, top_k=count)
+    marks = [
+        _mark(tokens.between(answer.start, answer.end), str(rank + 1), answer.score)
+        for rank, answer in enumerate(answers)
+    ]
+    shade = attention.maps.mean(rows=attention.question).mean(0)
     return {
-        **_text(checkpoint, encoding, text, inside),
+        **tokens.view(checkpoint),
         "marks": marks,
-        "shades": [weights_view(shade)],
+        "shades": [weights_view(attention.on(tokens, shade))],
         "caption": "Purple: what the question's words, which attend globally, look at; mean of all layers and heads.",
         "columns": ["answer", "score"],
-        "note": _cut(encoding, text),
+        "note": attention.note(tokens),
     }
 
 
@@ -92,31 +66,34 @@ def fill(checkpoint: Checkpoint, text: str | None, count: int = 5) -> dict[str, 
     Raises:
         InputError: the text is empty or too long, or has no mask or too many.
     """
-    mask = str(checkpoint.tokenizer.mask_token)
-    text = check_text(text, "text")
-    encoding = _encode(checkpoint, text)
-    places = (encoding["input_ids"][0] == checkpoint.tokenizer.mask_token_id).nonzero()[:, 0].tolist()
+    tokenizer = checkpoint.tokenizer
+    tokens = _Tokens.of(checkpoint, check_text(text, "text"), checkpoint.max_tokens, with_special_tokens=True)
+    places = (tokens.ids == tokenizer.mask_token_id).nonzero()[:, 0].tolist()
     if not 0 < len(places) <= MOST_MASKS:
-        raise InputError(f"Write {mask} where a word is to be guessed: at least once, at most {MOST_MASKS} times.")
-    inputs = _inputs(encoding, global_attention_mask=_first_token(encoding))
+        raise InputError(
+            f"Write {tokenizer.mask_token} where a word is to be guessed: at least once, at most {MOST_MASKS} times."
+        )
+    first = torch.zeros_like(tokens.ids)
+    first[0] = 1
     with checkpoint.running() as model, torch.no_grad():
+        inputs = {"input_ids": tokens.ids[None], "global_attention_mask": first[None]}
         outputs, maps = record(model.base_model, inputs)
         # Words are many: only the masks are asked for theirs.
         guesses = model.lm_head(outputs.last_hidden_state[0, places]).float().softmax(-1).topk(count)
     marks = []
     for rank, (values, ids) in enumerate(zip(guesses.values.tolist(), guesses.indices.tolist(), strict=True)):
-        words = [str(checkpoint.tokenizer.decode([index])).strip() for index in ids]
+        words = [str(tokenizer.decode([index])).strip() for index in ids]
         others = ", ".join(f"{word} {value:.0%}" for word, value in zip(words[1:], values[1:], strict=True))
-        mark = _mark(places[rank], places[rank], str(rank + 1), values[0])
-        marks.append({**mark, "replacement": words[0], "others": others, "shade": rank})
+        mark = _mark((places[rank], places[rank]), str(rank + 1), values[0], shade=rank)
+        marks.append({**mark, "replacement": words[0], "others": others})
     return {
-        **_text(checkpoint, encoding, text),
+        **tokens.view(checkpoint),
         "marks": marks,
         "shades": [weights_view(maps.mean(rows=place)[0]) for place in places],
         "globals": maps.layout.global_positions.tolist(),
         "caption": "Orange and purple: what the chosen mask looks at; mean of all layers and heads.",
         "columns": ["guess", "score"],
-        "note": _cut(encoding, text),
+        "note": "",
     }
 
 
@@ -126,20 +103,19 @@ def classify(checkpoint: Checkpoint, text: str | None) -> dict[str, Any]:
     Raises:
         InputError: the text is empty or too long.
     """
-    text = check_text(text)
-    encoding = _encode(checkpoint, text)
+    text = _document(text)
+    tokens = _Tokens.of(checkpoint, text)
     with checkpoint.running() as model:
-        outputs, maps = record(model, _inputs(encoding))
-    scores = outputs.logits[0].float().softmax(-1)
-    order = scores.argsort(descending=True).tolist()
+        attention = _Attention.of(checkpoint, model, text)
+        scores = classify_document(model, checkpoint.tokenizer, text).scores
     return {
-        **_text(checkpoint, encoding, text),
+        **tokens.view(checkpoint),
         "marks": [],
-        "results": [[_label(checkpoint, index), float(scores[index])] for index in order[:20]],
-        "shades": [weights_view(maps.mean(rows=0)[0])],
+        "results": sorted(scores.items(), key=lambda result: -result[1])[:20],
+        "shades": [weights_view(attention.on(tokens, attention.maps.mean(rows=0)[0]))],
         "caption": "Purple: what the first token looks at, from which the class is read; mean of all layers and heads.",
         "columns": ["class", "score"],
-        "note": _cut(encoding, text),
+        "note": attention.note(tokens),
     }
 
 
@@ -149,99 +125,118 @@ def tag(checkpoint: Checkpoint, text: str | None) -> dict[str, Any]:
     Raises:
         InputError: the text is empty or too long.
     """
-    text = check_text(text)
-    encoding = _encode(checkpoint, text)
+    text = _document(text)
+    tokens = _Tokens.of(checkpoint, text)
     with checkpoint.running() as model:
-        outputs, maps = record(model, _inputs(encoding))
-    scores, classes = outputs.logits[0].float().softmax(-1).max(-1)
-    labels = [_label(checkpoint, index) for index in classes.tolist()]
-    special = checkpoint.tokenizer.get_special_tokens_mask(
-        encoding["input_ids"][0].tolist(), already_has_special_tokens=True
-    )
-    spans = entities(["O" if is_special else label for label, is_special in zip(labels, special, strict=True)])
-    marks = []
-    for rank, (first, last, label) in enumerate(spans):
-        shade = rank if rank < MOST_ENTITIES else None
-        marks.append({**_mark(first, last, label, float(scores[first : last + 1].mean())), "shade": shade})
+        attention = _Attention.of(checkpoint, model, text)
+        found = find_entities(text, tag_document(model, checkpoint.tokenizer, text))
+    marks: list[dict[str, Any]] = []
+    shades: list[dict[str, Any]] = []
+    for entity in found:
+        first, last = tokens.between(entity.start, entity.end)
+        shade = None
+        if len(shades) < MOST_ENTITIES and last < len(attention.inside):
+            rows = attention.inside[first : last + 1]
+            shade = len(shades)
+            shades.append(weights_view(attention.on(tokens, attention.maps.mean(rows=rows).mean(0))))
+        marks.append(_mark((first, last), entity.label, entity.score, shade))
     return {
-        **_text(checkpoint, encoding, text),
+        **tokens.view(checkpoint),
         "marks": marks,
-        "shades": [weights_view(_mean_row(maps, first, last)) for first, last, _ in spans[:MOST_ENTITIES]],
-        "globals": maps.layout.global_positions.tolist(),
+        "shades": shades,
+        "globals": [],
         "caption": f"Choose one of the first {MOST_ENTITIES} entities: what its tokens look at is shaded; mean of all "
         "layers and heads.",
         "columns": ["entity", "score"],
-        "note": _cut(encoding, text),
+        "note": attention.note(tokens),
     }
 
 
-def entities(labels: list[str]) -> list[tuple[int, int, str]]:
-    """Runs of tokens with one label: (first, last, label without B- and I-). "O" and "LABEL_0" are none."""
-    found: list[tuple[int, int, str]] = []
-    before = "O"
-    for place, label in enumerate(labels):
-        prefix, _, name = label.partition("-") if label[:2] in ("B-", "I-") else ("", "", label)
-        if name not in ("O", "LABEL_0"):
-            if prefix != "B" and name == before:
-                found[-1] = (found[-1][0], place, name)
-            else:
-                found.append((place, place, name))
-        before = name
-    return found
+@dataclass(frozen=True)
+class _Tokens:
+    """The tokens of a document as it is shown.
+
+    Attributes:
+        text: what they are of.
+        ids: (N) int64.
+        offsets: N pairs of character positions.
+    """
+
+    text: str
+    ids: Tensor
+    offsets: list[tuple[int, int]]
+
+    @classmethod
+    def of(
+        cls, checkpoint: Checkpoint, text: str, most: int = MOST_TOKENS, with_special_tokens: bool = False
+    ) -> _Tokens:
+        encoding = checkpoint.tokenizer(
+            text,
+            truncation=True,
+            max_length=most,
+            add_special_tokens=with_special_tokens,
+            return_offsets_mapping=True,
+        )
+        return cls(text, torch.tensor(encoding["input_ids"]), [(s, e) for s, e in encoding["offset_mapping"]])
+
+    def between(self, start: int, stop: int) -> tuple[int, int]:
+        """The first and the last token of a stretch of characters."""
+        first = bisect_right(self.offsets, start, key=lambda span: span[1])
+        last = bisect_left(self.offsets, stop, key=lambda span: span[0]) - 1
+        first = min(first, len(self.offsets) - 1)
+        return first, max(first, last)
+
+    def view(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        names = [str(checkpoint.tokenizer.decode([index])) for index in self.ids.tolist()]
+        return text_view(self.text, names, self.offsets)
 
 
-def _mean_row(maps: AttentionMaps, first: int, last: int) -> Tensor:
-    return maps.mean(rows=slice(first, last + 1)).mean(0)
+@dataclass(frozen=True)
+class _Attention:
+    """The attention over as much of a document as the model reads at once.
+
+    Attributes:
+        maps: the attention.
+        inside: where the document's tokens are in it.
+        question: where those of the question are.
+    """
+
+    maps: AttentionMaps
+    inside: list[int]
+    question: list[int]
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, model: LongformerPlusPreTrainedModel, *texts: str) -> _Attention:
+        encoding = checkpoint.tokenizer(
+            *texts,
+            truncation="only_second" if len(texts) > 1 else True,
+            max_length=checkpoint.max_tokens,
+            return_tensors="pt",
+        )
+        ids = encoding["input_ids"]
+        chosen = model.choose_global_attention(ids, None, None)
+        mask = torch.zeros_like(ids) if chosen is None else chosen
+        _, maps = record(model.base_model, {"input_ids": ids, "global_attention_mask": mask})
+        parts = encoding.sequence_ids(0)
+        inside = [place for place, part in enumerate(parts) if part == len(texts) - 1]
+        return cls(maps, inside, [place for place, part in enumerate(parts) if part == 0 and len(texts) > 1])
+
+    def on(self, tokens: _Tokens, weights: Tensor) -> Tensor:
+        """Weights on what the model read -> on the tokens that are shown, 0 on those beyond."""
+        shown = torch.zeros(len(tokens.ids))
+        shown[: len(self.inside)] = weights[self.inside][: len(shown)]
+        return shown
+
+    def note(self, tokens: _Tokens) -> str:
+        """What to say where the document is longer than what the model reads at once."""
+        if len(tokens.ids) <= len(self.inside):
+            return ""
+        return f"The attention is that on the first {len(self.inside):,} of {len(tokens.ids):,} tokens."
 
 
-def _encode(checkpoint: Checkpoint, *texts: str) -> BatchEncoding:
-    """A text, or a question and a text, cut to what the model has room for."""
-    limit = checkpoint.max_tokens
-    return checkpoint.tokenizer(
-        *(text[: limit * 32] for text in texts),
-        truncation="only_second" if len(texts) > 1 else True,
-        max_length=limit,
-        return_offsets_mapping=True,
-        return_tensors="pt",
-    )
+def _document(text: str | None) -> str:
+    return check_text(text)[:MOST_CHARACTERS]
 
 
-def _inputs(encoding: BatchEncoding, **more: Tensor) -> dict[str, Tensor]:
-    return {"input_ids": encoding["input_ids"], **more}
-
-
-def _first_token(encoding: BatchEncoding) -> Tensor:
-    mask = torch.zeros_like(encoding["input_ids"])
-    mask[:, 0] = 1
-    return mask
-
-
-def _offsets(encoding: BatchEncoding) -> list[tuple[int, int]]:
-    return [(start, stop) for start, stop in encoding["offset_mapping"][0].tolist()]
-
-
-def _text(
-    checkpoint: Checkpoint, encoding: BatchEncoding, text: str, places: list[int] | None = None
-) -> dict[str, Any]:
-    """The view of a text, or of the tokens at some places."""
-    offsets = _offsets(encoding)
-    names = [str(checkpoint.tokenizer.decode([index])) for index in encoding["input_ids"][0].tolist()]
-    chosen = range(len(offsets)) if places is None else places
-    return text_view(text, [names[place] for place in chosen], [offsets[place] for place in chosen])
-
-
-def _mark(first: int, last: int, label: str, score: float) -> dict[str, Any]:
-    return {"first": first, "last": last, "label": label, "score": score, "shade": 0}
-
-
-def _label(checkpoint: Checkpoint, index: int) -> str:
-    names: dict[Any, str] = checkpoint.config.id2label or {}
-    return str(names.get(index, f"LABEL_{index}"))
-
-
-def _cut(encoding: BatchEncoding, text: str) -> str:
-    """What to say where a text is longer than what was read."""
-    offsets = _offsets(encoding)
-    if text[max(stop for _, stop in offsets) :].strip():
-        return f"Only the first {len(offsets):,} tokens were read: the model has room for no more."
-    return ""
+def _mark(span: tuple[int, int], label: str, score: float, shade: int | None = 0) -> dict[str, Any]:
+    return {"first": span[0], "last": span[1], "label": label, "score": score, "shade": shade}

@@ -17,7 +17,7 @@ pytest.importorskip("gradio")
 from longformer_plus.benchmark import Point
 from longformer_plus.benchmark_workloads import Workload
 from longformer_plus.cli import main
-from longformer_plus.demo import compare, documents, reader, tasks
+from longformer_plus.demo import compare, documents, first_stretch, reader, tasks
 from longformer_plus.demo.checkpoints import Checkpoint, Checkpoints
 from longformer_plus.demo.documents import InputError, check_text, read_upload, sample
 from longformer_plus.demo.explorer import POLICIES, Explored, Explorer
@@ -314,16 +314,17 @@ def test_the_best_spans_do_not_overlap() -> None:
     start, end = torch.full((2, 60), -5.0)
     start[[3, 4, 50]] = torch.tensor([4.0, 3.9, 3.0])
     end[[5, 6, 52]] = torch.tensor([4.0, 1.0, 3.0])
-    spans = tasks.best_spans(start, end, 2)
-    assert [(span.first, span.last) for span in spans] == [(3, 5), (50, 52)]
-    expected = start.softmax(0)[3] * end.softmax(0)[5]
-    assert spans[0].score == pytest.approx(float(expected))
+    start, end = start.softmax(0), end.softmax(0)
+    spans = first_stretch.best_spans(start, end, 2)
+    assert [span[:2] for span in spans] == [(3, 5), (50, 52)]
+    assert spans[0][2] == pytest.approx(float(start[3] * end[5]))
 
 
 def test_entities_are_runs_of_one_label() -> None:
     labels = ["O", "B-PER", "I-PER", "B-PER", "O", "I-LOC", "I-LOC", "I-PER", "O"]
-    assert tasks.entities(labels) == [(1, 2, "PER"), (3, 3, "PER"), (5, 6, "LOC"), (7, 7, "PER")]
-    assert tasks.entities(["O", "city", "city", "O"]) == [(1, 2, "city")]
+    tags = [first_stretch.Entity(label, 0.5, 2 * place, 2 * place + 1) for place, label in enumerate(labels)]
+    found = [(one.label, one.start, one.end) for one in first_stretch.find_entities("", tags)]
+    assert found == [("PER", 2, 5), ("PER", 6, 7), ("LOC", 10, 13), ("PER", 14, 15)]
 
 
 def test_answers_lie_in_the_document(task_checkpoints: dict[str, Path]) -> None:
@@ -361,7 +362,20 @@ def test_documents_are_classified_and_tagged(task_checkpoints: dict[str, Path]) 
     assert sum(score for _, score in view["results"]) == pytest.approx(1, abs=1e-5)
     view = tasks.tag(Checkpoint(str(task_checkpoints["token-classification"])), TEXT)
     json.dumps(view)
-    assert {mark["label"] for mark in view["marks"]} <= {"LABEL_1"}
+    assert {mark["label"] for mark in view["marks"]} <= {"LABEL_0", "LABEL_1"}
+    assert [mark["first"] for mark in view["marks"]] == sorted(mark["first"] for mark in view["marks"])
+    assert view["marks"][-1]["last"] < view["numTokens"]
+
+
+def test_documents_longer_than_the_model_are_shown_whole(task_checkpoints: dict[str, Path]) -> None:
+    checkpoint = Checkpoint(str(task_checkpoints["question-answering"]))
+    view = tasks.ask(checkpoint, "Who?", TEXT * 5)
+    assert view["text"] == (TEXT * 5).rstrip("\n") or view["text"] == TEXT * 5
+    assert "The attention is that on the first" in view["note"]
+    shade = base64.b64decode(view["shades"][0]["codes"])
+    assert len(shade) == view["numTokens"] > 200
+    assert not any(shade[200:])
+    assert any(shade[150:190])
 
 
 # Checkpoints and the command

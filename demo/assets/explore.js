@@ -13,10 +13,11 @@ let isGlobal = new Set();
 
 const $ = (name) => element.querySelector(`[data-part="${name}"]`);
 const text = $("text");
-const ask = (what, more = {}) => {
+const ask = (what) => {
   element.querySelector(".viewer").setAttribute("aria-busy", "true");
   const { token, layer, head, direction } = state;
-  trigger("click", { ask: what, token, layer, head, direction, ...more });
+  // What runs the model waits in another line than what is read from what is kept.
+  trigger(["gradient", "global"].includes(what) ? "submit" : "click", { ask: what, token, layer, head, direction });
 };
 
 // The text
