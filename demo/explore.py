@@ -27,7 +27,7 @@ def explore_tab(explorer: Explorer, text: gr.Textbox, document: gr.Accordion) ->
             info="Any token can be made global in the picture, too.",
         )
         analyse = gr.Button("Analyse", variant="primary", elem_id="explore-analyse")
-    shown = viewer("explore", "explore")
+    shown = viewer("explore", "explore", ("explore_canvases", "explore_panel"))
 
     def on_analyse(text: str, policy: str, request: gr.Request) -> tuple[dict[str, Any], Any]:
         view = told(lambda: explorer.analyse(visitor_of(request), text, explorer.policy(policy)))
