@@ -3,10 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 DOCUMENT ?= LICENSE
 
-.PHONY: run test test-slow lint format bench-gpu clean
+.PHONY: run demo test test-slow lint format bench-gpu clean
 
 run: .venv/installed ## a long document through tokenizer and model, timed beside transformers' Longformer
 	$(BIN)/longformer-plus quickstart $(DOCUMENT)
+
+demo: .venv/installed ## see in the browser what a model looks at; MODEL=a folder or a name on the hub
+	$(BIN)/longformer-plus demo $(if $(MODEL),--model $(MODEL))
 
 test: .venv/installed .cache/suite ## the tests
 	$(BIN)/python -m pytest -n 2

@@ -67,3 +67,24 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> longformer_plus.Longf
     from .fine_tuning import small_tokenizer
 
     return small_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def task_checkpoints(vocabulary_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of small checkpoints with random weights, by the names of transformers' pipelines."""
+    from .cases import small_config, spread
+
+    heads = {
+        "fill-mask": longformer_plus.LongformerPlusForMaskedLM,
+        "question-answering": longformer_plus.LongformerPlusForQuestionAnswering,
+        "text-classification": longformer_plus.LongformerPlusForSequenceClassification,
+        "token-classification": longformer_plus.LongformerPlusForTokenClassification,
+    }
+    tokenizer = longformer_plus.LongformerPlusTokenizer.from_pretrained(vocabulary_folder)
+    folders = {}
+    for task, head in heads.items():
+        folders[task] = tmp_path_factory.mktemp(task)
+        config = small_config(vocab_size=len(tokenizer), max_position_embeddings=202, attention_window=[8, 16])
+        spread(head(config)).save_pretrained(folders[task])
+        tokenizer.save_pretrained(folders[task])
+    return folders

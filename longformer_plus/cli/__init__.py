@@ -14,6 +14,7 @@ from . import (
     bench,
     character_lm,
     convert,
+    demo,
     doctor,
     export,
     extend,
@@ -36,7 +37,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="longformer-plus", description="LongformerPlus on the command line.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for subcommand in (quickstart, convert, extend, tokenizer, train, info, doctor, export, bench, character_lm):
+    for subcommand in (
+        quickstart,
+        demo,
+        convert,
+        extend,
+        tokenizer,
+        train,
+        info,
+        doctor,
+        export,
+        bench,
+        character_lm,
+    ):
         subcommand.add(commands)
     options = parser.parse_args(arguments)
     options.command_line = shlex.join([parser.prog, *arguments])

@@ -1,0 +1,103 @@
+"""The page: its tabs, its limits, and how it is started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+import gradio as gr
+
+from .checkpoints import Checkpoints
+from .compare import compare_tab
+from .documents import FILE_TYPES, MOST_CHARACTERS, MOST_UPLOAD_BYTES, SAMPLES, read_upload, sample
+from .explore import explore_tab
+from .explorer import Explored, Explorer
+from .store import VisitorStore
+from .task_tabs import task_tabs
+from .viewer import viewer
+from .visitors import told
+
+# For all visitors together; a document of 4096 tokens at base size takes 0.3 GB. What was not used for longest goes.
+MOST_HELD_BYTES = 2_000_000_000
+MOST_WAITING = 40
+TITLE = "What a Longformer looks at"
+
+
+def build(checkpoints: Checkpoints, store: VisitorStore[Explored] | None = None) -> gr.Blocks:
+    """The app, not started yet.
+
+    Args:
+        checkpoints: the models it shows.
+        store: where the visitors' documents are kept.
+    """
+    store = VisitorStore(MOST_HELD_BYTES) if store is None else store
+    # Uploads are deleted when they are read; what remains of them, within the hour.
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as app:
+        gr.Markdown(f"# {TITLE}")
+        gr.Markdown(f"Model: `{Path(checkpoints.explored.name).name}`")
+        with gr.Accordion("Document", open=True) as document:
+            text = _document_input()
+        with gr.Tab("Explore"):
+            explore_tab(Explorer(checkpoints.explored, store), text, document)
+        task_tabs(checkpoints, text)
+        with gr.Tab("Compare"):
+            compare_tab()
+        with gr.Tab("Understand"):
+            viewer("understand", "understand")
+
+        def on_unload(request: gr.Request) -> None:
+            store.free(request.session_hash or "")
+
+        app.unload(on_unload)
+    app.queue(max_size=MOST_WAITING, default_concurrency_limit=2)
+    return app
+
+
+def _document_input() -> gr.Textbox:
+    """The document that the tabs share: typed, pasted, uploaded, or a sample."""
+    text = gr.Textbox(
+        label="Text",
+        placeholder="Type or paste a document, upload a file, or take a sample.",
+        lines=5,
+        max_lines=10,
+        max_length=MOST_CHARACTERS,
+        elem_id="document-text",
+    )
+    with gr.Row():
+        samples = gr.Dropdown(list(SAMPLES), label="Sample", value=None, elem_id="document-sample")
+        upload = gr.UploadButton("Upload a file (txt, md, pdf, docx)", file_types=FILE_TYPES, elem_id="document-upload")
+    upload.upload(lambda path: told(lambda: read_upload(path)), upload, text, api_visibility="private")
+    samples.input(lambda name: told(lambda: sample(name)), samples, text, api_visibility="private")
+    return text
+
+
+def launch(checkpoints: Checkpoints, host: str = "127.0.0.1", port: int | None = None, **options: Any) -> gr.Blocks:
+    """Load the models and serve the page, until the process is interrupted.
+
+    Args:
+        checkpoints: the models.
+        host: the address to listen at; 127.0.0.1 is this machine alone, 0.0.0.0 every network.
+        port: by default the first free one from 7860.
+        options: others of `gr.Blocks.launch`.
+    """
+    checkpoints.explored.load()
+    app = build(checkpoints)
+    app.launch(**{**launch_options(host, port), **options})
+    return app
+
+
+def launch_options(host: str, port: int | None) -> Mapping[str, Any]:
+    """What the page is always served with."""
+    return {
+        "server_name": host,
+        "server_port": port,
+        "share": False,
+        "max_file_size": MOST_UPLOAD_BYTES,
+        "footer_links": [],
+        "theme": gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        "show_error": False,
+    }

@@ -1,0 +1,160 @@
+// Explore, part 2: three canvases that share the document as their horizontal axis.
+
+const column = (place, width) => ((place + 0.5) / spans.length) * width;
+
+function bars(paint, width, height, values, colourOf, floor = height) {
+  const largest = values.reduce((most, value) => Math.max(most, value), 0) || 1;
+  const most = new Float32Array(Math.ceil(width));
+  const whose = new Int32Array(most.length);
+  values.forEach((value, place) => {
+    const x = Math.min(Math.floor(column(place, width)), most.length - 1);
+    if (value > most[x]) { most[x] = value; whose[x] = place; }
+  });
+  const thick = Math.max(1, width / spans.length);
+  most.forEach((value, x) => {
+    if (!value) return;
+    paint.fillStyle = colourOf(whose[x]);
+    const tall = Math.max(1, height * Math.sqrt(value / largest));
+    paint.fillRect(x, floor - tall, thick, tall);
+  });
+}
+
+function drawMap() {
+  const height = 64;
+  const { paint, width } = fit($("map"), height);
+  const window_ = windowOf();
+  if (window_ && state.measure === "links") {
+    paint.fillStyle = `rgba(${LOCAL}, .13)`;
+    paint.fillRect(column(window_.first - 0.5, width), 0, column(window_.last + 0.5, width) - column(window_.first - 0.5, width), height);
+  }
+  const negative = new Set(links.negative ?? []);
+  const colourOf = (place) => `rgb(${negative.has(place) ? "0, 114, 178" : linkIsGlobal(place) ? GLOBAL : LOCAL})`;
+  if (attention) {
+    bars(paint, width, height / 2 - 10, attention, (place) => `rgb(${isGlobal.has(place) ? GLOBAL : LOCAL})`, height / 2);
+    bars(paint, width, height / 2 - 4, weights, colourOf, height);
+    paint.fillStyle = INK();
+    paint.font = "11px system-ui, sans-serif";
+    paint.textAlign = "right";
+    paint.fillText("attention", width - 6, height / 2 - 16);
+    paint.fillText(MEASURES[state.measure], width - 6, height - 16);
+    paint.fillRect(0, height / 2, width, 0.5);
+  } else {
+    bars(paint, width, height * 0.45, received, () => "rgba(128, 128, 128, .55)", height);
+    bars(paint, width, height - 8, weights, colourOf, height);
+  }
+  paint.fillStyle = `rgb(${GLOBAL})`;
+  for (const place of isGlobal) {
+    const x = Math.min(Math.max(column(place, width), 5), width - 5);
+    paint.beginPath();
+    paint.moveTo(x - 4, 0);
+    paint.lineTo(x + 4, 0);
+    paint.lineTo(x, 7);
+    paint.fill();
+  }
+  paint.fillStyle = INK();
+  paint.fillRect(column(state.token, width) - 0.75, 0, 1.5, height);
+  const seen = inSight();
+  paint.strokeStyle = INK();
+  paint.lineWidth = 1.5;
+  const left = column(seen.first - 0.5, width);
+  paint.strokeRect(left + 0.75, 0.75, Math.max(column(seen.last + 0.5, width) - left - 1.5, 4), height - 1.5);
+}
+
+function inSight() {
+  const top = text.scrollTop;
+  const bottom = top + text.clientHeight;
+  let first = null;
+  let last = 0;
+  for (const block of blocks) {
+    const from = block.offsetTop;
+    const tall = block.offsetHeight || 1;
+    if (from + tall < top || from > bottom) continue;
+    const share = (y) => block.first + Math.round(((y - from) / tall) * (block.last - block.first));
+    if (first === null) first = Math.max(share(top), block.first);
+    last = Math.min(share(bottom), block.last);
+  }
+  return { first: first ?? 0, last: Math.max(last, first ?? 0) };
+}
+
+function drawPicture(name, height) {
+  const picture = pictures[name === "band" ? "band" : state.direction === "to" ? "fromGlobal" : "toGlobal"];
+  const canvas = $(name);
+  const { paint, width } = fit(canvas, height);
+  paint.imageSmoothingEnabled = false;
+  paint.fillStyle = `rgb(${SHADES[0]})`;
+  paint.fillRect(0, 0, width, height);
+  if (picture) {
+    // The last column may stand for fewer tokens than the others.
+    const share = spans.length / (picture.view.width * picture.view.tokensPerColumn);
+    paint.drawImage(picture.canvas, 0, 0, picture.view.width * share, picture.view.height, 0, 0, width, height);
+  }
+  paint.fillStyle = "rgba(255, 255, 255, .8)";
+  paint.fillRect(column(state.token, width) - 0.5, 0, 1, height);
+  if (name === "band") {
+    paint.fillStyle = "rgba(255, 255, 255, .35)";
+    paint.fillRect(0, height / 2 - 0.5, width, 1);
+  }
+}
+
+function drawAll() {
+  if (!state.view || !weights || !pictures.band) return;
+  drawMap();
+  drawPicture("band", 150);
+  const lines = (state.direction === "to" ? pictures.fromGlobal : pictures.toGlobal)?.view.height ?? 0;
+  $("global-row").hidden = !lines;
+  if (lines) drawPicture("global", Math.min(Math.max(lines * 16, 24), 128));
+  const marks = [0, 0.25, 0.5, 0.75, 1].map((share) => make("span", {}, Math.round(share * (spans.length - 1)).toLocaleString()));
+  $("axis").replaceChildren(...marks);
+}
+whenRedrawn.push(drawAll);
+
+// What a canvas shows at a point, in words.
+function readOut(name, event) {
+  const frame = event.target.getBoundingClientRect();
+  const place = Math.min(Math.max(Math.floor(((event.clientX - frame.left) / frame.width) * spans.length), 0), spans.length - 1);
+  const token = `“${nameOf(state.view, place)}” at ${place}`;
+  if (name === "map") return { place, words: `${token}: weight ${number(weights[place])}, receives ${number(received[place])} in all` };
+  const picture = pictures[name === "band" ? "band" : state.direction === "to" ? "fromGlobal" : "toGlobal"];
+  if (!picture) return { place, words: token };
+  const view = picture.view;
+  const row = Math.min(Math.max(Math.floor(((event.clientY - frame.top) / frame.height) * view.height), 0), view.height - 1);
+  const weight = picture.at(Math.min(Math.floor(place / view.tokensPerColumn), view.width - 1), row);
+  if (name === "band") {
+    const offset = view.firstRow - row * view.rowsPerPixel;
+    return { place, words: `${token}, ${offset > 0 ? "+" : ""}${offset} tokens away: weight ${number(weight)}` };
+  }
+  const own = state.view.globals[row * view.rowsPerPixel];
+  const names = `global “${nameOf(state.view, own)}” at ${own}`;
+  return { place, words: state.direction === "to" ? `${names} to ${token}: ${number(weight)}` : `${token} to ${names}: ${number(weight)}` };
+}
+
+for (const name of ["map", "band", "global"]) {
+  const canvas = $(name);
+  canvas.addEventListener("pointermove", (event) => {
+    if (!state.view) return;
+    $("hover").textContent = readOut(name, event).words;
+    if (name === "map" && event.buttons) bring(readOut(name, event).place);
+  });
+  canvas.addEventListener("pointerleave", () => { $("hover").textContent = ""; });
+  canvas.addEventListener("click", (event) => { if (state.view) choose(readOut(name, event).place, true); });
+  canvas.addEventListener("keydown", onKey);
+}
+text.addEventListener("keydown", onKey);
+text.addEventListener("click", (event) => {
+  if (event.target.dataset.place !== undefined) choose(Number(event.target.dataset.place), false);
+});
+let isDrawing = false;
+text.addEventListener("scroll", () => {
+  if (isDrawing || !weights) return;
+  isDrawing = true;
+  requestAnimationFrame(() => { isDrawing = false; drawMap(); });
+});
+
+function onKey(event) {
+  if (!state.view) return;
+  const far = windowOf()?.reach || 64;
+  const steps = { ArrowLeft: -1, ArrowRight: 1, PageUp: -far, PageDown: far, Home: -spans.length, End: spans.length };
+  if (!(event.key in steps)) return;
+  event.preventDefault();
+  choose(state.token + steps[event.key], true);
+}

@@ -1,0 +1,117 @@
+// Reader: a document with marks in it, shaded by the attention that led to them.
+
+const $ = (name) => element.querySelector(`[data-part="${name}"]`);
+const text = $("text");
+const MARK = "0, 158, 115";
+let view = null;
+let spans = [];
+let weights = null;
+let chosen = 0;
+
+function wordsOf(mark) {
+  if (mark.replacement !== undefined) return mark.replacement;
+  if (view.stops[mark.first] === undefined) return "";
+  return Array.from(view.text).slice(view.starts[mark.first], view.stops[mark.last]).join("");
+}
+
+function shade(index) {
+  weights = index === null || !view.shades[index] ? new Float32Array(spans.length) : weightsOf(view.shades[index]);
+  const globals = view.globals ? new Set(view.globals) : null;
+  const largest = weights.reduce((most, weight) => Math.max(most, weight), 0) || 1;
+  spans.forEach((span, place) => {
+    const share = weights[place] / largest;
+    const colour = globals && !globals.has(place) ? LOCAL : GLOBAL;
+    span.style.background = share > 0.01 ? `rgba(${colour}, ${(0.75 * Math.sqrt(share)).toFixed(3)})` : "";
+  });
+}
+
+function mark() {
+  view.marks.forEach((one, rank) => {
+    for (let place = one.first; place <= one.last; place += 1) spans[place].classList.add("marked");
+    spans[one.last].dataset.label = one.label;
+    spans[one.first].dataset.mark = rank;
+    if (one.replacement !== undefined) spans[one.first].textContent = one.replacement;
+  });
+}
+
+function go(rank) {
+  chosen = Math.min(Math.max(rank, 0), view.marks.length - 1);
+  const one = view.marks[chosen];
+  if (!one) return;
+  element.querySelectorAll(".chosen").forEach((span) => span.classList.remove("chosen"));
+  for (let place = one.first; place <= one.last; place += 1) spans[place].classList.add("chosen");
+  shade(one.shade);
+  const frame = text.getBoundingClientRect();
+  spans[one.first].scrollIntoView({ block: "nearest" });
+  text.scrollTop += spans[one.first].getBoundingClientRect().top - frame.top - frame.height / 3;
+  $("said").textContent = `${wordsOf(one)}, ${one.label}, ${percent(one.score)}.`;
+  $("rows").querySelectorAll("tr").forEach((row, index) => row.classList.toggle("current", index === chosen));
+  draw();
+}
+
+function draw() {
+  if (!view || !weights) return;
+  const height = 56;
+  const { paint, width } = fit($("map"), height);
+  const column = (place) => ((place + 0.5) / spans.length) * width;
+  const largest = weights.reduce((most, weight) => Math.max(most, weight), 0) || 1;
+  const most = new Float32Array(Math.ceil(width));
+  weights.forEach((weight, place) => { const x = Math.floor(column(place)); most[x] = Math.max(most[x], weight); });
+  paint.fillStyle = `rgb(${view.globals ? LOCAL : GLOBAL})`;
+  most.forEach((weight, x) => { if (weight) paint.fillRect(x, height - (height - 10) * Math.sqrt(weight / largest), Math.max(1, width / spans.length), height); });
+  view.marks.forEach((one, rank) => {
+    paint.fillStyle = `rgba(${MARK}, ${rank === chosen ? 1 : 0.6})`;
+    const left = column(one.first - 0.5);
+    paint.fillRect(left, 0, Math.max(column(one.last + 0.5) - left, rank === chosen ? 5 : 2), rank === chosen ? height : 9);
+  });
+}
+whenRedrawn.push(draw);
+
+function list() {
+  $("head").replaceChildren(...["", ...view.columns].map((name) => make("th", {}, name)));
+  const rows = view.marks.map((one, rank) => make("tr", {},
+    make("td", {}, one.label),
+    make("td", {}, make("button", { type: "button", onclick: () => go(rank) }, wordsOf(one)), one.others ? make("div", { class: "soft" }, one.others) : ""),
+    make("td", {}, percent(one.score))));
+  const results = (view.results ?? []).map(([name, score], rank) => make("tr", {}, make("td", {}, String(rank + 1)), make("td", {}, name), make("td", {}, percent(score))));
+  $("rows").replaceChildren(...rows, ...results);
+  if (!rows.length && !results.length) $("rows").replaceChildren(make("tr", {}, make("td", { colspan: 3 }, "Nothing was found.")));
+}
+
+text.addEventListener("click", (event) => {
+  const place = Number(event.target.dataset.place);
+  const rank = view ? view.marks.findIndex((one) => one.first <= place && place <= one.last) : -1;
+  if (rank >= 0) go(rank);
+});
+$("map").addEventListener("click", (event) => {
+  const place = Math.floor((event.offsetX / event.target.clientWidth) * spans.length);
+  if (!spans[place]) return;
+  spans[place].scrollIntoView({ block: "nearest" });
+});
+$("map").addEventListener("keydown", (event) => {
+  const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (!step || !view) return;
+  event.preventDefault();
+  go(chosen + step);
+});
+$("save").addEventListener("click", () => savePicture("attention.png", $("map"), "Attention over the document", view.caption, 0));
+
+function onValue() {
+  if (!props.value || !props.value.text) return;
+  view = unpack(props.value);
+  element.querySelector(".viewer").hidden = false;
+  ({ spans } = layOut(text, view));
+  $("note").textContent = view.note;
+  $("caption").textContent = `${view.caption} Green: what was found.`;
+  chosen = 0;
+  mark();
+  shade(0);
+  list();
+  if (view.marks.length) go(0);
+  draw();
+  $("said").textContent ||= (view.results ?? []).slice(0, 1).map(([name, score]) => `${name}, ${percent(score)}`).join("");
+  element.dataset.shown = String(Number(element.dataset.shown ?? 0) + 1);
+}
+
+watch("value", onValue);
+onValue();

@@ -1,0 +1,89 @@
+"""What visitors bring: texts and files, within limits; and the samples that are there already."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+from . import reader
+
+MOST_UPLOAD_BYTES = 10_000_000
+MOST_CHARACTERS = 1_000_000
+FILE_TYPES = sorted(reader.READERS)
+
+# Written for this project.
+SAMPLES = {
+    "The Keeper of Harrow Quay, a story": "harbour.txt",
+    "How a Longformer reads": "longformer.txt",
+}
+
+
+class InputError(ValueError):
+    """Its message is for the visitor, and holds nothing that the visitor typed."""
+
+
+def check_text(text: str | None, what: str = "document") -> str:
+    """The text without characters that are no text.
+
+    Raises:
+        InputError: it is empty or too long.
+    """
+    text = (text or "").replace("\0", "").replace("\r\n", "\n")
+    if not text.strip():
+        raise InputError(f"The {what} is empty. Type or paste a text, upload a file, or take a sample.")
+    if len(text) > MOST_CHARACTERS:
+        raise InputError(
+            f"The {what} has {len(text):,} characters; at most {MOST_CHARACTERS:,} are taken. Shorten it: the model "
+            "reads a few thousand words at a time."
+        )
+    return text
+
+
+def read_upload(path: str | Path) -> str:
+    """The text of an uploaded file. The file is deleted, read or not.
+
+    Raises:
+        InputError: it is too large, of another type, broken, or takes too long to read.
+    """
+    path = Path(path)
+    try:
+        if path.suffix.lower() not in reader.READERS:
+            raise InputError(f"Files of this type cannot be read. Upload one of {', '.join(FILE_TYPES)}.")
+        if path.stat().st_size > MOST_UPLOAD_BYTES:
+            raise InputError(
+                f"The file has {path.stat().st_size:,} bytes; at most {MOST_UPLOAD_BYTES:,} are taken. Upload a part "
+                "of it."
+            )
+        return check_text(_read_apart(path), "file")
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _read_apart(path: Path) -> str:
+    """The text of a file, read by `reader` in a process of its own."""
+    command = [sys.executable, "-I", reader.__file__, str(path)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=reader.SECONDS + 10, check=False)  # noqa: S603
+    except subprocess.TimeoutExpired as error:
+        raise InputError("The file takes too long to read. Upload a part of it, or its text.") from error
+    if done.returncode == 1:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        # A traceback is for the one who runs the demo; a visitor gets the message that `reader` wrote.
+        if lines and not lines[0].startswith("Traceback"):
+            raise InputError(lines[-1])
+    if done.returncode:
+        raise InputError("The file cannot be read: it is broken, or takes too much time or memory.")
+    return done.stdout.decode(errors="replace")
+
+
+def sample(name: str) -> str:
+    """The text of a sample.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    if name not in SAMPLES:
+        raise InputError("There is no such sample.")
+    return files(__package__).joinpath("samples").joinpath(SAMPLES[name]).read_text(encoding="utf-8")

@@ -1,0 +1,37 @@
+"""The components that draw in the browser: a `gr.HTML` with a fixed template, and JavaScript that is fed by `value`.
+
+A template that mentions `value` would run what a visitor typed as a script; these never do. Texts reach the page by
+`textContent` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+
+import gradio as gr
+
+
+def viewer(name: str, elem_id: str, scripts: Sequence[str] = ()) -> gr.HTML:
+    """A viewer.
+
+    Args:
+        name: of its files `<name>.html` and `<name>.js` in `assets`, which run after `common.js`.
+        elem_id: its id in the page.
+        scripts: names of more files, which run after them.
+
+    Returns:
+        A component that takes the dictionaries of `views` as its value and reports by `click` what it is asked.
+    """
+    assets = files(__package__).joinpath("assets")
+
+    def read(file: str) -> str:
+        return assets.joinpath(file).read_text(encoding="utf-8")
+
+    return gr.HTML(
+        html_template=read(f"{name}.html"),
+        css_template=read("viewer.css"),
+        js_on_load="".join(read(f"{script}.js") for script in ("common", name, *scripts)),
+        apply_default_css=False,
+        elem_id=elem_id,
+    )

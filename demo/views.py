@@ -1,0 +1,114 @@
+"""What the browser is sent of a document's attention: small dictionaries that JSON can hold.
+
+Weights travel as bytes, one for each token, in base64: byte b stands for `largest * (b / 255) ** 2`.
+
+Shapes: N tokens, L layers, H heads, G global tokens.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from longformer_plus.attention_maps import AttentionMaps, DocumentMaps, Picture, band_picture, global_picture
+from longformer_plus.attention_maps.maps import Choice, Direction
+
+STRONGEST = 16
+
+
+def weights_view(weights: Tensor) -> dict[str, Any]:
+    """(N) weights not below 0 -> their bytes and the largest."""
+    largest = float(weights.max()) if len(weights) else 0.0
+    codes = (weights / (largest or 1.0)).clamp(min=0).sqrt().mul(255).round().to(torch.uint8)
+    return {"codes": base64.b64encode(codes.numpy().tobytes()).decode(), "largest": largest}
+
+
+def picture_view(picture: Picture) -> dict[str, Any]:
+    """A picture as a PNG and what its pixels mean."""
+    height, width = picture.shades.shape
+    return {
+        "png": base64.b64encode(picture.png()).decode() if height else "",
+        "width": width,
+        "height": height,
+        "largest": picture.largest,
+        "tokensPerColumn": picture.tokens_per_column,
+        "rowsPerPixel": picture.rows_per_pixel,
+        "firstRow": picture.first_row,
+    }
+
+
+def text_view(text: str, tokens: list[str], offsets: list[tuple[int, int]]) -> dict[str, Any]:
+    """A text and where its tokens are, as little-endian int32 in base64; names of tokens that have no characters."""
+    stop = max((end for _, end in offsets), default=0)
+    return {
+        "text": text[:stop],
+        "numTokens": len(offsets),
+        "starts": _packed([start for start, _ in offsets]),
+        "stops": _packed([end for _, end in offsets]),
+        "names": {str(place): tokens[place] for place, (start, end) in enumerate(offsets) if end <= start},
+    }
+
+
+def document_view(document: DocumentMaps) -> dict[str, Any]:
+    """What does not change with the layer, the head or the token."""
+    maps = document.maps
+    return {
+        **text_view(document.text, document.tokens, document.offsets),
+        "globals": maps.layout.global_positions.tolist(),
+        "windows": [layer.window for layer in maps.layers],
+        "dilations": [layer.dilations for layer in maps.layers],
+        "entropy": _rounded(maps.entropy()),
+        "distance": _rounded(maps.mean_distance()),
+        "globalShare": _rounded(maps.global_share()),
+    }
+
+
+def layer_view(maps: AttentionMaps, layers: Choice, heads: Choice) -> dict[str, Any]:
+    """The pictures of a layer and a head, or of several, averaged."""
+    return {
+        "band": picture_view(band_picture(maps, layers, heads)),
+        "fromGlobal": picture_view(global_picture(maps, "from", layers, heads, most_rows=64)),
+        "toGlobal": picture_view(global_picture(maps, "to", layers, heads, most_rows=64)),
+        "received": weights_view(maps.received(layers, heads)),
+    }
+
+
+def links_view(maps: AttentionMaps, token: int, direction: Direction, layers: Choice, heads: Choice) -> dict[str, Any]:
+    """What a token attends to, or who attends to it."""
+    links = maps.links(token, direction, layers, heads, top_k=STRONGEST)
+    return {
+        "token": token,
+        "direction": direction,
+        "weights": weights_view(links.weights),
+        "local": links.local,
+        "global": links.global_,
+        "strongest": [[link.position, link.weight, link.is_global] for link in links.strongest],
+    }
+
+
+def scores_view(maps: AttentionMaps, token: int, scores: Tensor, layers: Choice, heads: Choice) -> dict[str, Any]:
+    """Scores of another measure, (N) with any sign, beside the attention of a token; strongest by size."""
+    is_global = maps.layout.global_rank >= 0
+    attention = maps.mean(layers, heads, rows=token)[0]
+    order = scores.abs().topk(min(STRONGEST, len(scores))).indices
+    return {
+        "token": token,
+        "weights": weights_view(scores.abs()),
+        "attention": weights_view(attention),
+        "negative": (scores < 0).nonzero()[:, 0].tolist(),
+        "local": float(scores[~is_global].abs().sum()),
+        "global": float(scores[is_global].abs().sum()),
+        "strongest": [[place, float(scores[place]), bool(is_global[place])] for place in order.tolist()],
+    }
+
+
+def _packed(values: list[int]) -> str:
+    """Thousands of numbers in a row are slow to watch for changes in the page; one string is not."""
+    return base64.b64encode(torch.tensor(values, dtype=torch.int32).numpy().astype("<i4").tobytes()).decode()
+
+
+def _rounded(values: Tensor) -> list[list[float]]:
+    return [[round(value, 4) for value in row] for row in values.tolist()]

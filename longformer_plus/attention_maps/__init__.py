@@ -1,0 +1,34 @@
+"""From attention to what a person looks at, without ever building N x N for a long document.
+
+`attention_maps` runs a model on a text; `AttentionMaps.from_outputs` takes what a model has returned. Both keep the
+windows and the global rows, in 8 or 16 bits a weight, and answer from them.
+"""
+
+from .exports import for_bertviz, strongest_links, to_html, to_numpy, to_pandas
+from .maps import AttentionMaps, Link, Links
+from .pictures import Picture, band, band_picture, global_picture
+from .recording import DocumentMaps, attention_maps, mask_of, record
+from .saliency import gradient_times_input
+from .words import Words, by_character
+
+__all__ = [
+    "AttentionMaps",
+    "DocumentMaps",
+    "Link",
+    "Links",
+    "Picture",
+    "Words",
+    "attention_maps",
+    "band",
+    "band_picture",
+    "by_character",
+    "for_bertviz",
+    "global_picture",
+    "gradient_times_input",
+    "mask_of",
+    "record",
+    "strongest_links",
+    "to_html",
+    "to_numpy",
+    "to_pandas",
+]

@@ -1,0 +1,201 @@
+"""The attention of one layer over one document: kept compactly, read where it is asked for.
+
+Shapes: N tokens, H heads, G global tokens, W window, R rows (queries) and C columns (keys) that are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .compact import CompactWeights
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which tokens of a document are valid, and which of them are global; the same for all layers.
+
+    Attributes:
+        valid: (N) bool, False on padding.
+        global_positions: (G) int64, in order.
+        global_rank: (N) int64, a global token's place among them, -1 for the others.
+    """
+
+    valid: Tensor
+    global_positions: Tensor
+    global_rank: Tensor
+
+    @classmethod
+    def build(cls, valid: Tensor, is_global: Tensor) -> Layout:
+        """(N) bool, (N) bool -> their layout. A masked token is never global."""
+        valid, is_global = valid.cpu(), (is_global & valid).cpu()
+        rank = torch.where(is_global, is_global.long().cumsum(0) - 1, -1)
+        return cls(valid, is_global.nonzero()[:, 0], rank)
+
+    @property
+    def num_tokens(self) -> int:
+        """N."""
+        return len(self.valid)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What is counted while a layer's weights are at hand in full.
+
+    Attributes:
+        entropy: (H, N) nats, of each token's row of weights.
+        distance: (H, N) tokens, the mean distance to what a token attends to.
+        received: (H, N) the sum of the weights that all tokens give to a token.
+        to_global: (H, N) the part of a token's attention that goes to global tokens.
+    """
+
+    entropy: Tensor
+    distance: Tensor
+    received: Tensor
+    to_global: Tensor
+
+
+@dataclass(frozen=True)
+class LayerMaps:
+    """One layer's attention weights.
+
+    Attributes:
+        layout: which tokens are valid and global.
+        dilations: (H) ints, the step between the keys of each head's window.
+        local: (H, N, G + W + 1), rows of the tokens that are not global: the global columns, then the window.
+        global_: (H, G, N), rows of the global tokens.
+        statistics: see there.
+    """
+
+    layout: Layout
+    dilations: list[int]
+    local: CompactWeights
+    global_: CompactWeights
+    statistics: Statistics
+
+    @classmethod
+    def build(
+        cls, local: Tensor, global_: Tensor | None, layout: Layout, dilations: Sequence[int], bits: int
+    ) -> LayerMaps:
+        """From what a model returns for one document.
+
+        Args:
+            local: (H, N, X + W + 1) of `attentions`, where X is G or, in a batch, the most global tokens of a row.
+            global_: (H, N, X) of `global_attentions`, or None where no token is global.
+            layout: which tokens are valid and global.
+            dilations: of each head.
+            bits: 8, 16 or 32 for each weight.
+        """
+        num_global = len(layout.global_positions)
+        columns = 0 if global_ is None else global_.shape[-1]
+        if columns != num_global:
+            local = torch.cat([local[..., :num_global], local[..., columns:]], dim=-1)
+        rows = local.new_zeros(local.shape[0], 0, local.shape[1])
+        if global_ is not None:
+            rows = global_[..., :num_global].transpose(1, 2)
+        # Head by head: nothing but the result is as large as the layer's weights.
+        by_head = [
+            _count(one.detach().float(), more.detach().float(), layout, step)
+            for one, more, step in zip(local, rows, dilations, strict=True)
+        ]
+        statistics = Statistics(*(torch.stack(values).cpu() for values in zip(*by_head, strict=True)))
+        return cls(
+            layout, list(dilations), CompactWeights.pack(local, bits), CompactWeights.pack(rows, bits), statistics
+        )
+
+    @property
+    def window(self) -> int:
+        """W, the total width of the window, in steps of the dilation."""
+        return self.local.codes.shape[-1] - len(self.layout.global_positions) - 1
+
+    @property
+    def num_heads(self) -> int:
+        """H."""
+        return len(self.dilations)
+
+    @property
+    def num_bytes(self) -> int:
+        """What the weights and the statistics take in memory."""
+        return self.local.num_bytes + self.global_.num_bytes + 4 * self.statistics.entropy.nbytes
+
+    def reach(self, head: int) -> int:
+        """How far a head's window reaches to either side, in tokens."""
+        return self.window // 2 * self.dilations[head]
+
+    def band(self, head: int) -> Tensor:
+        """(N, W + 1) the window part of a head; column k stands for a key k - W / 2 steps of its dilation away."""
+        num_global = len(self.layout.global_positions)
+        return self.local[head, :][:, num_global:]
+
+    def dense(self, heads: Sequence[int], rows: Tensor, columns: Tensor) -> Tensor:
+        """The weights that some tokens give to others.
+
+        Args:
+            heads: their indices.
+            rows: (R) positions of the tokens that attend.
+            columns: (C) positions of the tokens that are attended to.
+
+        Returns:
+            (heads, R, C) float32.
+        """
+        weights = torch.zeros(len(heads), len(rows), len(columns))
+        num_global = len(self.layout.global_positions)
+        offset = columns[None, :] - rows[:, None]  # (R, C)
+        row_rank, column_rank = self.layout.global_rank[rows], self.layout.global_rank[columns]
+        for step in sorted({self.dilations[head] for head in heads}):
+            places = torch.tensor([place for place, head in enumerate(heads) if self.dilations[head] == step])
+            near = (offset.abs() <= self.window // 2 * step) & (offset % step == 0)
+            r, c = near.nonzero(as_tuple=True)
+            column = num_global + self.window // 2 + offset[r, c] // step
+            weights[places[:, None], r, c] = self.local[torch.tensor(heads)[places][:, None], rows[r], column]
+        from_global, to_global = (row_rank >= 0).nonzero()[:, 0], (column_rank >= 0).nonzero()[:, 0]
+        which = torch.tensor(heads)[:, None, None]
+        if len(to_global):
+            weights[:, :, to_global] = self.local[which, rows[:, None], column_rank[to_global]]
+        if len(from_global):
+            weights[:, from_global] = self.global_[which, row_rank[from_global][:, None], columns]
+        return weights
+
+    def push(self, amounts: Tensor, head: int) -> Tensor:
+        """Amounts at the tokens that attend -> where a head takes them from: (N) -> (N), `amounts @ weights`."""
+        num_global = len(self.layout.global_positions)
+        local = self.local[head, :] * amounts[:, None]
+        taken = _sum_by_key(local[:, num_global:], self.dilations[head])
+        if num_global:
+            taken[self.layout.global_positions] += local[:, :num_global].sum(0)
+            taken += amounts[self.layout.global_positions] @ self.global_[head, :]
+        return taken
+
+
+def _count(local: Tensor, rows: Tensor, layout: Layout, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A head's (N, G + W + 1) and (G, N) -> the four fields of `Statistics`, (N) each."""
+    places, num_global = layout.global_positions.to(local.device), rows.shape[0]
+    half = (local.shape[1] - num_global) // 2
+    positions = torch.arange(layout.num_tokens, device=local.device)
+    steps = (torch.arange(-half, half + 1, device=local.device) * step).abs().float()
+    apart = (positions[:, None] - places).abs().float()  # (N, G)
+
+    entropy = torch.special.entr(local).sum(1)
+    distance = local[:, num_global:] @ steps + (local[:, :num_global] * apart).sum(1)
+    received = _sum_by_key(local[:, num_global:], step)
+    to_global = local[:, :num_global].sum(1)
+    if num_global:
+        received[places] += local[:, :num_global].sum(0)
+        received += rows.sum(0)
+        entropy[places] = torch.special.entr(rows).sum(1)
+        distance[places] = (rows * apart.T).sum(1)
+        to_global[places] = rows[:, places].sum(1)
+    return entropy, distance, received, to_global
+
+
+def _sum_by_key(band: Tensor, step: int) -> Tensor:
+    """(N, W + 1) weights by query -> (N) their sum for each key."""
+    num_tokens, width = band.shape
+    reach = width // 2 * step
+    padded = F.pad(band.flip(1), (0, 0, reach, reach))
+    # Entry (j, k) is what the token k - W / 2 steps from j gives to j.
+    return padded.as_strided((num_tokens, width), (width, step * width + 1)).sum(1)

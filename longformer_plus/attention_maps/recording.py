@@ -1,0 +1,195 @@
+"""Running a model on a document and keeping its attention, layer by layer.
+
+A base-size model has 1.2 GB of float32 attentions for a document of 4096 tokens. Here each layer's are packed as soon
+as they are computed and then let go, so that one layer's at a time are held in full.
+
+Shapes: N tokens, E hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TokenizersBackend
+
+from ..attention import AttentionPattern
+from ..global_attention import Policy, build_global_attention_mask
+from ..layers import LongformerPlusSelfAttention
+from ..modeling import LongformerPlusPreTrainedModel
+from .layer import LayerMaps, Layout
+from .maps import AttentionMaps
+from .words import Words
+
+
+@dataclass(frozen=True)
+class DocumentMaps:
+    """A text, how it was tokenized, and what the model attended to in it.
+
+    Attributes:
+        text: what was read; what came after the last token that the model has room for is cut off.
+        tokens: N texts, one for each token: the characters it stands for, or the name of a special token.
+        offsets: N pairs of character positions, start and stop; equal for special tokens.
+        maps: the attention.
+    """
+
+    text: str
+    tokens: list[str]
+    offsets: list[tuple[int, int]]
+    maps: AttentionMaps
+
+    @property
+    def words(self) -> Words:
+        """The words of the text, to merge weights by."""
+        return Words.find(self.text, self.offsets)
+
+
+def attention_maps(
+    model: LongformerPlusPreTrainedModel,
+    tokenizer: TokenizersBackend,
+    text: str,
+    global_attention: Policy | None = None,
+    global_positions: list[int] | None = None,
+    bits: int = 8,
+) -> DocumentMaps:
+    """What a model attends to in a text.
+
+    Only the encoder is run; for what the head makes of it see `record`.
+
+    Args:
+        model: a LongformerPlus model, with any head.
+        tokenizer: its tokenizer; a fast one, which knows where in the text each token stands.
+        text: a document. What the model has no room for is left out.
+        global_attention: a policy of `longformer_plus.global_attention`; by default the model's.
+        global_positions: positions of tokens that attend globally, in place of a policy.
+        bits: 8, 16 or 32 for each weight.
+
+    Raises:
+        ValueError: the text is empty, a position is outside of it, or both a policy and positions are given.
+    """
+    if not text.strip():
+        raise ValueError("The text is empty. Give a document with at least one word.")
+    if global_attention is not None and global_positions is not None:
+        raise ValueError("Both global_attention and global_positions are given. Leave one of them out.")
+    encoding = tokenizer(
+        text,
+        truncation=True,
+        max_length=model.config.max_tokens,
+        return_offsets_mapping=True,
+        return_tensors="pt",
+    )
+    ids: Tensor = encoding["input_ids"]
+    if global_positions is not None:
+        mask: Tensor | None = mask_of(global_positions, ids.shape[1])
+    elif global_attention is None or global_attention == "auto":
+        mask = model.choose_global_attention(ids, None, None)
+    else:
+        mask = build_global_attention_mask(global_attention, ids, torch.ones_like(ids) > 0, tokenizer.sep_token_id)
+    mask = torch.zeros_like(ids) if mask is None else mask
+    inputs = {"input_ids": ids.to(model.device), "global_attention_mask": mask.to(model.device)}
+    _, maps = record(model.base_model, inputs, bits)
+    offsets = [(start, stop) for start, stop in encoding["offset_mapping"][0].tolist()]
+    tokens = [
+        text[start:stop] if stop > start else str(tokenizer.decode([index]))
+        for index, (start, stop) in zip(ids[0].tolist(), offsets, strict=True)
+    ]
+    return DocumentMaps(text, tokens, offsets, maps)
+
+
+@torch.no_grad()
+def record(model: nn.Module, inputs: Mapping[str, Tensor], bits: int = 8) -> tuple[Any, AttentionMaps]:
+    """Run a model on one document, without gradients and dropout, and keep its attention.
+
+    Args:
+        model: a LongformerPlus model, with any head.
+        inputs: what its forward takes: one document, without padding.
+        bits: 8, 16 or 32 for each weight.
+
+    Returns:
+        What the model returns, and the attention of its layers.
+
+    Raises:
+        ValueError: the model is none of LongformerPlus, or the inputs are several documents or padded.
+    """
+    shape = next(iter(inputs.values())).shape
+    mask = inputs.get("attention_mask")
+    if shape[0] != 1 or len(shape) != 2 or (mask is not None and not bool((mask > 0).all())):
+        raise ValueError(
+            f"Inputs of shape {tuple(shape)}, or with padding, are not allowed: give one document without padding. For "
+            "batches call the model with output_attentions=True and use AttentionMaps.from_outputs."
+        )
+    layers: list[LayerMaps] = []
+    layouts: list[Layout] = []
+
+    def keep(attention: LongformerPlusSelfAttention, pattern: AttentionPattern, weights: tuple[Any, ...]) -> None:
+        if not layouts:
+            is_global = torch.zeros_like(pattern.valid) if pattern.is_global is None else pattern.is_global
+            layouts.append(Layout.build(pattern.valid[0], is_global[0]))
+        local, global_ = weights
+        one = None if global_ is None else global_[0]
+        layers.append(LayerMaps.build(local[0], one, layouts[0], attention.dilations, bits))
+
+    was_training = model.training
+    model.eval()
+    try:
+        with _recording(model, keep):
+            outputs = model(**inputs, return_dict=True)
+    finally:
+        model.train(was_training)
+    return outputs, AttentionMaps(layers)
+
+
+@contextmanager
+def _recording(
+    model: nn.Module, keep: Callable[[LongformerPlusSelfAttention, AttentionPattern, tuple[Any, ...]], None]
+) -> Iterator[None]:
+    """While it lasts, every self-attention of a model computes its weights and hands them to `keep`.
+
+    Not for a model that another thread runs at the same time: its layers would be kept too.
+
+    Args:
+        model: a LongformerPlus model.
+        keep: is called with each self-attention, the pattern, and (attentions, global_attentions) of the layer.
+    """
+    attentions = [module for module in model.modules() if isinstance(module, LongformerPlusSelfAttention)]
+    if not attentions:
+        raise ValueError(
+            f"{type(model).__name__} is no LongformerPlus model: it has no attention to record. Load the checkpoint "
+            "with a LongformerPlus class."
+        )
+
+    def ask_for_weights(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden_states, pattern, head_mask, _ = inputs
+        return hidden_states, pattern, head_mask, True
+
+    def hand_over(
+        module: LongformerPlusSelfAttention, inputs: tuple[Any, ...], outputs: tuple[Any, ...]
+    ) -> tuple[Any, None, None]:
+        keep(module, inputs[1], outputs[1:])
+        return outputs[0], None, None
+
+    hooks = [module.register_forward_pre_hook(ask_for_weights) for module in attentions]
+    hooks += [module.register_forward_hook(hand_over) for module in attentions]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def mask_of(positions: list[int], num_tokens: int) -> Tensor:
+    """(1, N) int64 global attention mask with these positions in it.
+
+    Raises:
+        ValueError: a position is outside of the document.
+    """
+    wrong = [position for position in positions if not 0 <= position < num_tokens]
+    if wrong:
+        raise ValueError(f"Global positions {wrong} are not allowed: the document has 0 to {num_tokens - 1}.")
+    mask = torch.zeros(1, num_tokens, dtype=torch.long)
+    mask[0, positions] = 1
+    return mask

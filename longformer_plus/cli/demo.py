@@ -1,0 +1,40 @@
+"""`longformer-plus demo`: the web demo."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from typing import Any
+
+_PACKAGES = ("gradio", "pypdf", "docx")
+_TASKS = ("fill-mask", "question-answering", "text-classification", "token-classification")
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand `demo`."""
+    parser = commands.add_parser(
+        "demo",
+        help="see in the browser what a model looks at",
+        description="Serve a page that shows what a model attends to in long documents, answers questions about them, "
+        "and measures it. Needs the extra `demo`.",
+    )
+    where = "its folder, or its name on the hub"
+    parser.add_argument(
+        "--model", help=f"a LongformerPlus or Longformer checkpoint ({where}); by default the one of the package"
+    )
+    for task in _TASKS:
+        parser.add_argument(f"--{task}", metavar="MODEL", help=f"a checkpoint for {task}, if --model has another head")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all networks")
+    parser.add_argument("--port", type=int, help="by default the first free one from 7860")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModuleNotFoundError(f"Not installed: {', '.join(missing)}. Run `pip install longformer-plus[demo]`.")
+    from ..demo.app import launch
+    from ..demo.checkpoints import Checkpoints
+
+    by_task = {name: getattr(options, name) for name in (task.replace("-", "_") for task in _TASKS)}
+    launch(Checkpoints.find(options.model, **by_task), options.host, options.port)
