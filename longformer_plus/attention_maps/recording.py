@@ -163,8 +163,8 @@ def _recording(
         )
 
     def ask_for_weights(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden_states, pattern, head_mask, _ = inputs
-        return hidden_states, pattern, head_mask, True
+        hidden_states, pattern, head_mask, _, *others = inputs
+        return hidden_states, pattern, head_mask, True, *others
 
     def hand_over(
         module: LongformerPlusSelfAttention, inputs: tuple[Any, ...], outputs: tuple[Any, ...]
