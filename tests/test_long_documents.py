@@ -286,7 +286,7 @@ def test_progress_is_shown_when_asked(tokenizer: LongformerPlusTokenizer, capsys
     [
         ({"document": " \n"}, "document is empty"),
         ({"question": " "}, "Question 0 is empty"),
-        ({"question": "why " * 80}, "Shorten the question"),
+        ({"question": "why " * 80}, "(?i)shorten the question"),
         ({"stride": 95}, "stride=95 would leave none"),
         ({"stride": -1}, "stride=-1 is not allowed"),
         ({"stride": 20}, "must share 60 tokens"),
@@ -328,7 +328,7 @@ def test_the_pipeline(tokenizer: LongformerPlusTokenizer, tmp_path: Path) -> Non
     want = [{"score": answer.score, "start": answer.start, "end": answer.end, "answer": answer.text} for answer in best]
     sample = {"question": QUESTION, "context": DOCUMENT}
     pipe.save_pretrained(tmp_path / "saved")
-    assert not list((tmp_path / "saved").glob("*.py"))
+    assert [path.name for path in (tmp_path / "saved").glob("*.py")] == ["modeling_longformer_plus.py"]
     again = pipeline("question-answering", model=str(tmp_path / "saved"), device="cpu", max_length=100)
     assert again(**sample) == pytest.approx(want[0])
     assert pipe(**sample) == pytest.approx(want[0])

@@ -14,7 +14,7 @@ import longformer_plus
 README = Path(__file__).parents[1] / "README.md"
 
 
-SNIPPETS = re.findall(r"```python\n(.*?)```\n\n((?:    [^\n]*\n)+)", README.read_text(), re.DOTALL)
+SNIPPETS = re.findall(r"```python\n((?:(?!```).)*)```\n\n((?:    [^\n]*\n)+)", README.read_text(), re.DOTALL)
 
 
 @pytest.mark.parametrize(("code", "expected"), SNIPPETS, ids=[f"snippet {number}" for number in range(len(SNIPPETS))])
