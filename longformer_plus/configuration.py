@@ -39,6 +39,8 @@ class LongformerPlusConfig(PreTrainedConfig):
             the head needs), "cls", "question", "choice", "separators", "none", or a list of token ids.
         unpad_inputs: whether padding is taken out of a batch before the layers and put back, as zeros, after them:
             None where that pays, True wherever it can be done, False never.
+        sparse_prediction: whether masked language modelling computes, while it is trained with labels, the logits of
+            labelled tokens only: (labelled tokens, V). Saves most of the vocabulary's work; named as in ModernBERT.
         onnx_export: read from Longformer's configurations and kept, without effect: every path here exports.
 
     Raises:
@@ -54,6 +56,7 @@ class LongformerPlusConfig(PreTrainedConfig):
     is_causal: bool = False
     global_attention: str | list[int] = "auto"
     unpad_inputs: bool | None = None
+    sparse_prediction: bool = False
     sep_token_id: int | None = 2
     pad_token_id: int | None = 1
     bos_token_id: int | None = 0

@@ -18,7 +18,7 @@ from transformers.utils import can_return_tuple
 
 from .configuration import LongformerPlusConfig
 from .linear import apply_linear
-from .losses import Count, sequence_loss, span_loss, token_loss
+from .losses import IGNORED_LABEL, Count, sequence_loss, span_loss, token_loss
 from .modeling import LongformerPlusModel, LongformerPlusPreTrainedModel, first_valid_token
 from .outputs import (
     LongformerPlusMaskedLMOutput,
@@ -130,7 +130,8 @@ class LongformerPlusForMaskedLM(LongformerPlusLanguageModel):
             labels: (B, N) token ids to be predicted, -100 where nothing is.
 
         Returns:
-            LongformerPlusMaskedLMOutput: `logits` (B, N, V), and `loss` where labels are given.
+            LongformerPlusMaskedLMOutput: `logits` (B, N, V), and `loss` where labels are given. While a model with
+            `config.sparse_prediction` is trained with labels, the logits are those of the labelled tokens alone.
         """
         outputs = self.run_encoder(
             input_ids,
@@ -145,10 +146,16 @@ class LongformerPlusForMaskedLM(LongformerPlusLanguageModel):
             padding_states=labels is not None,
             **kwargs,
         )
-        padding = self.find_padding(
-            attention_mask, input_ids, token_type_ids, position_ids, output_attentions, labels is not None
-        )
-        logits = self.logits(outputs.last_hidden_state, padding)
+        states = outputs.last_hidden_state
+        if labels is not None and self.training and self.config.sparse_prediction:
+            is_labelled = labels.to(states.device) != IGNORED_LABEL
+            labels = labels.to(states.device)[is_labelled]
+            logits = self.logits(states[is_labelled])
+        else:
+            padding = self.find_padding(
+                attention_mask, input_ids, token_type_ids, position_ids, output_attentions, labels is not None
+            )
+            logits = self.logits(states, padding)
         loss = None if labels is None else token_loss(logits, labels, num_items_in_batch)
         return LongformerPlusMaskedLMOutput(loss=loss, logits=logits, **extras(outputs))
 

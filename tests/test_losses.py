@@ -122,3 +122,24 @@ def test_accumulated_gradient_under_trainer_is_that_of_the_large_batch(head: str
         error = (accumulated[name] - want).square().mean().sqrt().item()
         assert error <= 1e-4 * want.square().mean().sqrt().item() + 1e-6, name
     assert max(step.abs().max() for step in large.values()) > 1e-3
+
+
+def test_sparse_prediction_learns_the_same_from_the_labelled_tokens_alone() -> None:
+    torch.manual_seed(0)
+    model = LongformerPlusForMaskedLM(small_config()).train()
+    ids = torch.randint(5, 60, (2, 30))
+    attention_mask = (torch.arange(30) < torch.tensor([[30], [18]])).long()
+    labels = torch.where((torch.rand(2, 30) < 0.3) & (attention_mask > 0), ids, -100)
+    results = {}
+    for sparse in (False, True):
+        model.config.sparse_prediction = sparse
+        model.zero_grad()
+        output = model(ids, attention_mask=attention_mask, labels=labels)
+        output.loss.backward()
+        gradients = {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
+        results[sparse] = output, gradients
+    (full, full_gradients), (sparse, sparse_gradients) = results[False], results[True]
+    torch.testing.assert_close(sparse.logits, full.logits[labels != -100])
+    torch.testing.assert_close(sparse.loss, full.loss)
+    torch.testing.assert_close(sparse_gradients, full_gradients)
+    assert model.eval()(ids, labels=labels).logits.shape == full.logits.shape
