@@ -314,9 +314,21 @@ def _warn_without_global_tokens(task: str, config: LongformerPlusConfig) -> None
 
 def _make_trainer(
     plan: TrainingPlan, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: tasks.TaskData
+class LongformerTrainer(Trainer):
+    """`Trainer` that counts answers too, so that losses are exact where the batches of a step differ in size.
+
+    Its own counts `labels` alone, and takes the mean of the batches' means where there are none.
+    """
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | int | None:
+        if batch_samples and "start_positions" in batch_samples[0]:
+            batch_samples = [{"labels": batch["start_positions"]} for batch in batch_samples]
+        return super()._get_num_items_in_batch(batch_samples, device)
+
+
 ) -> Trainer:
     evaluation = data.evaluation
-    trainer = Trainer(
+    trainer = LongformerTrainer(
         model,
         _training_arguments(plan, data.train, evaluation is not None),
         data_collator=tasks.collator(plan, tokenizer, model.config),
