@@ -40,14 +40,15 @@ class TrainingPlan:
     """What is to be trained, on what, and how.
 
     Attributes:
-        task: a key of `training_tasks.TASKS`; "masked-lm" is "fill-mask".
+        task: a key of `training_tasks.TASKS`; "masked-lm" is "fill-mask", "causal-lm" is "text-generation".
         train: sources of data; see `records.read_records`.
         output: the folder to write into: model, tokenizer, checkpoints, scores and a plot of the losses.
         evaluation: sources that are evaluated on.
         model: a checkpoint to start from, of LongformerPlus or Longformer; or
         config: the fields of a new model's configuration, whose weights are random, with
         tokenizer: the folder or the hub's name of its tokenizer; by default the checkpoint's.
-        weights: for fill-mask, how many of the tokens come from each source, in any unit; by default by size.
+        weights: for fill-mask and text-generation, how many of the tokens come from each source, in any unit; by
+            default by size.
         columns: what fields are called in the sources, by the names in `records`.
         join_by: for question answering, the field by which paragraphs are joined to whole articles, such as "title".
         max_length: tokens of a feature; by default as many as the model has positions for.
@@ -73,7 +74,8 @@ class TrainingPlan:
         log_every, eval_every, save_every: optimizer steps between reports, evaluations (None: only at the end), and
             checkpoints.
         keep: checkpoints that are kept.
-        max_train_rows, max_eval_rows: use no more rows, drawn at random (for fill-mask: rows of tokens in evaluation).
+        max_train_rows, max_eval_rows: use no more rows, drawn at random (for fill-mask and text-generation: rows of
+            tokens in evaluation).
         resume: go on from the last whole checkpoint in `output`, if there is one.
     """
 
@@ -312,8 +314,6 @@ def _warn_without_global_tokens(task: str, config: LongformerPlusConfig) -> None
         )
 
 
-def _make_trainer(
-    plan: TrainingPlan, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: tasks.TaskData
 class LongformerTrainer(Trainer):
     """`Trainer` that counts answers too, so that losses are exact where the batches of a step differ in size.
 
@@ -326,6 +326,8 @@ class LongformerTrainer(Trainer):
         return super()._get_num_items_in_batch(batch_samples, device)
 
 
+def _make_trainer(
+    plan: TrainingPlan, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: tasks.TaskData
 ) -> Trainer:
     evaluation = data.evaluation
     trainer = LongformerTrainer(

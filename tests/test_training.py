@@ -14,7 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from transformers import AutoTokenizer, Trainer, TrainingArguments
+from transformers import AutoTokenizer, Trainer, TrainingArguments, pipeline
 
 from longformer_plus import LongformerPlusConfig, LongformerPlusTokenizer, cli
 
@@ -29,6 +29,7 @@ from .fine_tuning import model_fields, rows, write_rows
 
 SCORES = {
     "fill-mask": {"accuracy", "perplexity"},
+    "text-generation": {"accuracy", "perplexity"},
     "text-classification": {"accuracy", "f1"},
     "token-classification": {"precision", "recall", "f1"},
     "question-answering": {"exact_match", "f1"},
@@ -132,7 +133,7 @@ def test_accumulated_gradient_is_that_of_the_large_batch(task: str, make_plan: A
     plan = make_plan(task, max_steps=1)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     data = prepare(plan, tokenizer, 100)
-    if task == "fill-mask":
+    if TASKS[task].is_packed:
         data.train.num_rows = 12
     config = LongformerPlusConfig(**{**model_fields(), "vocab_size": len(tokenizer)})
     features = [{**data.train[index], "masking_seed": index} for index in range(12)]
@@ -166,6 +167,26 @@ def test_accumulated_gradient_is_that_of_the_large_batch(task: str, make_plan: A
     assert scale > 1e-3
     for name, step in large.items():
         torch.testing.assert_close(accumulated[name], step, atol=1e-5 * scale, rtol=1e-5, msg=name)
+
+
+def test_a_causal_model_learns_and_generates(tokenizer_folder: str, tmp_path: Path) -> None:
+    """By the command, new and from a masked checkpoint; its perplexity is that of its own losses."""
+    source = write_rows(tmp_path / "data.jsonl", [{"text": "the king saw the river"}] * 4)
+    new = ["--config", json.dumps(model_fields()), "--tokenizer", tokenizer_folder, "--output"]
+    options = ["--train", f"{source}=1", "--eval", source, "--max-length", "60", "--max-eval-rows", "2", "--batch", "2"]
+    command = ["train", *options, "--learning-rate", "1e-2", "--precision", "float32", "--task"]
+    assert cli.main([*command, "causal-lm", "--max-steps", "40", *new, str(tmp_path / "new")]) == 0
+    assert cli.main([*command, "masked-lm", "--max-steps", "3", *new, str(tmp_path / "masked")]) == 0
+    masked = ["--model", str(tmp_path / "masked"), "--output", str(tmp_path / "tuned")]
+    assert cli.main([*command, "text-generation", "--max-steps", "40", *masked]) == 0
+    for folder in (tmp_path / "new", tmp_path / "tuned"):
+        generate = pipeline("text-generation", model=str(folder))
+        prompt = "<s>the king"
+        result = generate(prompt, add_special_tokens=False, do_sample=False, max_new_tokens=12, return_full_text=False)
+        assert result[0]["generated_text"] == " saw the river"
+        scores = json.loads((folder / "scores.json").read_text())
+        assert scores["eval_perplexity"] == pytest.approx(math.exp(scores["eval_loss"]), rel=1e-3)
+        assert scores["eval_perplexity"] < 3
 
 
 class KilledError(Exception):

@@ -15,6 +15,7 @@ one. Writes the model, its tokenizer, scores.json and a plot of the losses. Need
 data: local files with one JSON object on a line, also .xz or .gz; or data sets of the hub, as NAME:SPLIT or
 NAME:CONFIGURATION:SPLIT. All rows are checked before training starts. Their fields:
   fill-mask             text
+  text-generation       text
   text-classification   text, label (a string, an int, or a list of strings where there are several)
   token-classification  tokens (words), ner_tags (a tag for each), perhaps global_attention_mask (0 or 1 for each)
   question-answering    question, context, answers {text: [...], answer_start: [...]}
@@ -38,6 +39,10 @@ examples:
       --max-steps 20000 --learning-rate 5e-4 --output my-longformer
       pretrain a new model: rows full of documents, two thirds of the tokens from textbooks
       (`longformer-plus tokenizer` trains the tokenizer)
+  longformer-plus train --task text-generation --model my-longformer --train novels.jsonl.xz --eval held-out.jsonl.xz \\
+      --max-steps 5000 --output writer
+      a causal model from a masked one, or with --config a new one. It has learned documents that begin with <s>:
+      pipeline("text-generation", model="writer")("<s>It was a", add_special_tokens=False)
   longformer-plus train ... --output my-longformer --resume
       the same command again: go on from the last checkpoint, as if nothing had happened
   accelerate launch --config_file docs/accelerate/ddp.yaml -m longformer_plus.cli train ...
@@ -66,14 +71,16 @@ def _add_what(add: Any) -> None:
         "--task",
         required=True,
         metavar="TASK",
-        help="fill-mask (or masked-lm), text-classification, token-classification, question-answering, multiple-choice",
+        help="fill-mask (or masked-lm), text-generation (or causal-lm), text-classification, token-classification, "
+        "question-answering, multiple-choice",
     )
     add(
         "--train",
         required=True,
         nargs="+",
         metavar="SOURCE",
-        help="files or hub data sets; for fill-mask, SOURCE=WEIGHT says how many of the tokens come from each",
+        help="files or hub data sets; for fill-mask and text-generation, SOURCE=WEIGHT says how many of the tokens "
+        "come from each",
     )
     add("--eval", nargs="+", default=[], dest="evaluation", metavar="SOURCE", help="what is evaluated on")
     add("--output", required=True, type=Path, metavar="FOLDER", help="where everything is written")
@@ -105,7 +112,12 @@ def _add_documents(add: Any) -> None:
     add("--masked-share", type=float, default=0.15, metavar="P", help="share of tokens that fill-mask hides (0.15)")
     add("--global-attention", metavar="POLICY", help="auto, cls, question, choice, separators or none")
     add("--max-train-rows", type=int, metavar="N", help="use no more rows, drawn at random")
-    add("--max-eval-rows", type=int, metavar="N", help="the same in evaluation; rows of tokens for fill-mask (64)")
+    add(
+        "--max-eval-rows",
+        type=int,
+        metavar="N",
+        help="the same in evaluation; for fill-mask and text-generation rows full of tokens (64)",
+    )
 
 
 def _add_how(add: Any) -> None:
@@ -172,9 +184,11 @@ def weighted_sources(texts: list[str]) -> tuple[list[str], list[float] | None]:
 
 def _run(options: argparse.Namespace) -> None:
     from ..integrations.training import TrainingPlan, train
+    from ..integrations.training_tasks import ALIASES, TASKS
 
     given = {each.name: getattr(options, each.name) for each in fields(TrainingPlan) if hasattr(options, each.name)}
     given["columns"] = dict(options.columns)
-    if options.task in ("fill-mask", "masked-lm"):
+    task = TASKS.get(ALIASES.get(options.task, options.task))
+    if task is not None and task.is_packed:
         given["train"], given["weights"] = weighted_sources(options.train)
     train(TrainingPlan(**given))
