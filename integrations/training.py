@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    SchedulerType,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.trainer_callback import ProgressCallback, TrainerState
 from transformers.utils import logging
 
@@ -74,8 +82,8 @@ class TrainingPlan:
         log_every, eval_every, save_every: optimizer steps between reports, evaluations (None: only at the end), and
             checkpoints.
         keep: checkpoints that are kept.
-        max_train_rows, max_eval_rows: use no more rows, drawn at random (for fill-mask and text-generation: rows of
-            tokens in evaluation).
+        max_train_rows, max_eval_rows: use no more rows, drawn at random; for fill-mask and text-generation evaluation
+            takes so many rows full of tokens, and training as many as its steps need.
         resume: go on from the last whole checkpoint in `output`, if there is one.
     """
 
@@ -141,6 +149,23 @@ class TrainingPlan:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} is not allowed: it must be at least 1.")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup={self.warmup} is not allowed: it is a share of the steps, from 0 to less than 1.")
+        if not 0 <= self.unanswered_share <= 1:
+            raise ValueError(f"unanswered_share={self.unanswered_share} is not allowed: it must be from 0 to 1.")
+        # Known before the data are read, which may take long.
+        SchedulerType(self.schedule)
+        self._check_packing()
+
+    def _check_packing(self) -> None:
+        """Raise a ValueError for what has no meaning where rows are drawn from text and packed, or only there."""
+        if not tasks.TASKS[self.task].is_packed:
+            if self.weights is not None:
+                raise ValueError(f"{self.task} takes every row of its sources: leave their weights out.")
+        elif self.max_train_rows is not None:
+            raise ValueError(f"{self.task} draws from all of the text: use --max-steps in place of --max-train-rows.")
+        elif self.group_by_length:
+            raise ValueError(f"The rows of {self.task} are all as long as can be: leave --group-by-length out.")
 
     @property
     def rows_per_step(self) -> int:

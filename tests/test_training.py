@@ -258,18 +258,19 @@ def test_a_fine_tuned_checkpoint_is_trained_on(make_plan: Any) -> None:
     assert len(losses(tuned)) == 4
 
 
-def test_lora_trains_adapters_and_loads_in_two_lines(make_plan: Any, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize("task", ["text-classification", "text-generation"])
+def test_lora_trains_adapters_and_loads_in_two_lines(task: str, make_plan: Any, capsys: pytest.CaptureFixture) -> None:
     peft = pytest.importorskip("peft")
     pytest.importorskip("longformer_plus.integrations.adapters")
     pretrained = train_in(make_plan("fill-mask"))
     changes = {"model": str(pretrained), "config": None, "tokenizer": None, "lora": 4}
-    tuned = train_in(make_plan("text-classification", "tuned", **changes))
+    tuned = train_in(make_plan(task, "tuned", **changes))
     assert (tuned / "adapter_model.safetensors").is_file()
     assert not (tuned / "model.safetensors").exists()
     printed = capsys.readouterr().out
     assert "parameters trained" in printed
     model = eval(printed.rsplit("Load it: import longformer_plus; ", 1)[1].strip(), vars(peft))
-    assert isinstance(model.get_base_model(), TASKS["text-classification"].model)
+    assert isinstance(model.get_base_model(), TASKS[task].model)
 
 
 @pytest.mark.parametrize(
@@ -282,6 +283,12 @@ def test_lora_trains_adapters_and_loads_in_two_lines(make_plan: Any, capsys: pyt
         ({"join_by": "title"}, "join_by is for question answering"),
         ({"precision": "float8"}, "precision='float8' is not allowed"),
         ({"batch_size": 0}, "batch_size=0 is not allowed"),
+        ({"warmup": 100}, "warmup=100 is not allowed: it is a share of the steps"),
+        ({"unanswered_share": 5}, "unanswered_share=5 is not allowed"),
+        ({"schedule": "steep"}, "steep is not a valid SchedulerType"),
+        ({"weights": [1.0]}, "text-classification takes every row of its sources"),
+        ({"task": "fill-mask", "max_train_rows": 3}, "use --max-steps in place of --max-train-rows"),
+        ({"task": "fill-mask", "group_by_length": True}, "leave --group-by-length out"),
         ({"tokenizer": "no/such"}, "no/such holds no tokenizer"),
         ({"config": {**model_fields(), "vocab_size": 10}}, "The tokenizer has 300 entries, the model 10"),
     ],
