@@ -145,7 +145,8 @@ class TrainingPlan:
             raise ValueError(f"join_by is for question answering, not for {self.task}. Leave it out.")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"precision={self.precision!r} is not allowed: it must be auto, float32 or bfloat16.")
-        for name in ("batch_size", "accumulation", "max_steps", "max_length", "lora", "log_every", "eval_every"):
+        sizes = ("batch_size", "accumulation", "max_steps", "max_length", "lora", "keep")
+        for name in (*sizes, "log_every", "eval_every", "save_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} is not allowed: it must be at least 1.")
