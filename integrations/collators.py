@@ -19,13 +19,15 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
 from longformer_plus import (
+    LongformerPlusForCausalLM,
     LongformerPlusForMaskedLM,
     LongformerPlusForMultipleChoice,
     LongformerPlusForQuestionAnswering,
     LongformerPlusForSequenceClassification,
     LongformerPlusForTokenClassification,
 )
-from longformer_plus.global_attention import Policy, build_global_attention_mask, check_policy
+from longformer_plus.attention import places_in, segments_of
+from longformer_plus.global_attention import Policy, build_by_document, build_global_attention_mask, check_policy
 from longformer_plus.losses import IGNORED_LABEL
 
 Feature = dict[str, Tensor]
@@ -96,7 +98,12 @@ class DataCollatorForLongformer:
     def _choose_global_tokens(self, document: Feature) -> None:
         policy = self.auto_global_attention if self.global_attention == "auto" else self.global_attention
         ids, valid = document["input_ids"][None], document["attention_mask"][None] > 0
-        mask = build_global_attention_mask(policy, ids, valid, self.tokenizer.sep_token_id)
+        separator = self.tokenizer.sep_token_id
+        if "document_ids" in document:
+            segments = segments_of(document["document_ids"][None])
+            mask = build_by_document(policy, ids, valid, separator, segments, places_in(segments))
+        else:
+            mask = build_global_attention_mask(policy, ids, valid, separator)
         if mask is not None:
             document["global_attention_mask"] = mask[0]
         elif self.global_attention != "auto":
@@ -251,6 +258,30 @@ class DataCollatorForLongformerMaskedLM(_DataCollatorByToken):
         self._masking.generator = None if seed is None else torch.Generator().manual_seed(int(seed))
         hidden, labels = self._masking.torch_mask_tokens(ids[None].clone(), special[None])
         return {**document, "input_ids": hidden[0], "labels": labels[0]}
+
+
+@dataclass
+class DataCollatorForLongformerCausalLM(_DataCollatorByToken):
+    """For causal language modelling: `labels` (B, N), the input itself, which the model shifts.
+
+    They are -100 on padding, and on the first token of each document, which nothing predicts: so the labels that are
+    left are as many as the losses, and gradients are exact under accumulation too. A feature may have `labels` of its
+    own, such as -100 on a prompt that is not to be learned.
+
+    Args:
+        tokenizer, global_attention, max_length, pad_to_multiple_of: see `DataCollatorForLongformer`.
+        packing: see `DataCollatorForLongformerTokenClassification`.
+    """
+
+    auto_global_attention: ClassVar[Policy] = LongformerPlusForCausalLM.auto_global_attention
+
+    def _document(self, feature: Mapping[str, Any]) -> Feature:
+        document = super()._document(feature)
+        ids, valid = document["input_ids"], document["attention_mask"] > 0
+        numbers = document.get("document_ids", torch.zeros_like(ids))
+        follows = F.pad((numbers[1:] == numbers[:-1]) & valid[:-1], (1, 0), value=False)
+        labels = document.get("labels", ids).masked_fill(~(valid & follows), IGNORED_LABEL)
+        return {**document, "labels": labels}
 
 
 def _pack(documents: Iterable[Feature]) -> list[Feature]:

@@ -113,10 +113,10 @@ class AnswerMetric(_Metric):
         return {"exact_match": float(exact), "f1": float(overlap)}
 
 
-class MaskedTokenMetric(_Metric):
-    """Accuracy, loss and perplexity over hidden tokens, of predicted and true ids and their negative log-likelihoods.
+class TokenMetric(_Metric):
+    """Accuracy, loss and perplexity of language models, from predicted and true ids and negative log-likelihoods.
 
-    Each of the three has one entry for each hidden token, of all documents together.
+    Each of the three has one entry for each token that is predicted, of all documents together.
     """
 
     _features = Features({"predictions": Value("int64"), "references": Value("int64"), "losses": Value("float32")})
@@ -156,11 +156,13 @@ def shrink_logits(task: str) -> Callable[[Any, Any], Any]:
     """`preprocess_logits_for_metrics` of a task: what the metrics need of the logits, and no more.
 
     For question answering (B, 4, K): places and scores of the best starts, places and scores of the best ends; and (B)
-    the score of no answer. For masked-LM (B, N) the likeliest tokens and (B, N) the losses. For tagging (B, N).
+    the score of no answer. For masked-LM (B, N) the likeliest tokens and (B, N) the losses; for causal LM (B, N - 1) of
+    each, of the tokens from the second on. For tagging (B, N).
     """
     return {
         "question-answering": _best_edges,
         "fill-mask": _likeliest_tokens,
+        "text-generation": lambda logits, labels: _likeliest_tokens(_first(logits)[:, :-1], labels[:, 1:]),
         "token-classification": lambda logits, labels: _first(logits).argmax(-1),
         "text-classification": lambda logits, labels: _first(logits),
         "multiple-choice": lambda logits, labels: _first(logits),
@@ -171,7 +173,7 @@ def compute_metrics(task: str, prepared: Prepared | PackedDocuments, names: Sequ
     """`compute_metrics` of a task, for what `shrink_logits` leaves.
 
     Args:
-        task: the name of a pipeline, or "fill-mask".
+        task: the name of a pipeline.
         prepared: the features that are evaluated, in their order.
         names: the classes by id, for tagging.
     """
@@ -181,7 +183,11 @@ def compute_metrics(task: str, prepared: Prepared | PackedDocuments, names: Sequ
         return lambda evaluated: _answer_metrics(evaluated, prepared)
     if task == "token-classification" and isinstance(prepared, Prepared):
         return lambda evaluated: _entity_metrics(evaluated, prepared, names)
-    return _masked_metrics if task == "fill-mask" else _class_metrics
+    if task == "text-generation":
+        return lambda evaluated: _token_metrics(evaluated.predictions, np.asarray(evaluated.label_ids)[:, 1:])
+    if task == "fill-mask":
+        return lambda evaluated: _token_metrics(evaluated.predictions, np.asarray(evaluated.label_ids))
+    return _class_metrics
 
 
 def _first(logits: Any) -> Tensor:
@@ -201,9 +207,9 @@ def _best_edges(logits: tuple[Tensor, Tensor], labels: Any) -> tuple[Tensor, Ten
 
 def _likeliest_tokens(logits: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
     scores = _first(logits)
-    hidden = labels != IGNORED_LABEL
+    is_labelled = labels != IGNORED_LABEL
     losses = torch.zeros(labels.shape, device=labels.device)
-    losses[hidden] = F.cross_entropy(scores[hidden].float(), labels[hidden], reduction="none")
+    losses[is_labelled] = F.cross_entropy(scores[is_labelled].float(), labels[is_labelled], reduction="none")
     return scores.argmax(-1), losses
 
 
@@ -214,14 +220,13 @@ def _class_metrics(evaluated: EvalPrediction) -> dict[str, float]:
     return ClassificationMetric().compute(predictions=logits.argmax(-1), references=labels) or {}
 
 
-def _masked_metrics(evaluated: EvalPrediction) -> dict[str, float]:
-    labels = np.asarray(evaluated.label_ids)
-    hidden = labels != IGNORED_LABEL
-    if not hidden.any():
+def _token_metrics(predictions: Any, labels: np.ndarray) -> dict[str, float]:
+    labelled = labels != IGNORED_LABEL
+    if not labelled.any():
         return {}
-    guesses, losses = map(np.asarray, evaluated.predictions)
-    metric = MaskedTokenMetric()
-    return metric.compute(predictions=guesses[hidden], references=labels[hidden], losses=losses[hidden]) or {}
+    guesses, losses = map(np.asarray, predictions)
+    metric = TokenMetric()
+    return metric.compute(predictions=guesses[labelled], references=labels[labelled], losses=losses[labelled]) or {}
 
 
 def _entity_metrics(evaluated: EvalPrediction, prepared: Prepared, names: Sequence[str]) -> dict[str, float]:

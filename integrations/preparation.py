@@ -21,6 +21,7 @@ from transformers.utils import logging
 from longformer_plus.losses import IGNORED_LABEL
 
 from .records import Record
+from .stretches import cover
 
 logger = logging.get_logger(__name__)
 
@@ -128,10 +129,10 @@ def prepare_tagging(
         stride: tokens that neighbouring stretches share.
 
     Raises:
-        ValueError: a tag is none of these; the message names file and line.
+        ValueError: a tag is none of these, and the message names file and line; or there is no room for a stretch.
     """
     ids = {name: index for index, name in enumerate(names)}
-    room = _room(tokenizer, max_length, stride)
+    room = max_length - tokenizer.num_special_tokens_to_add()
     features: list[Feature] = []
     document_of: list[int] = []
     for number, record in enumerate(records):
@@ -142,7 +143,7 @@ def prepare_tagging(
         tags = np.array([_class_id(ids, tag, record) for tag in record.row["ner_tags"]])
         labels = np.where(is_first, tags[word_of], IGNORED_LABEL)
         word_mask = record.row.get("global_attention_mask")
-        for start, stop, first, last in _stretches(len(word_of), room, stride):
+        for start, stop, first, last in cover(len(word_of), room, stride):
             here = labels[start:stop].copy()
             here[: first - start] = here[last - start :] = IGNORED_LABEL
             feature: Feature = {
@@ -361,34 +362,8 @@ def _question_spans(features: _QuestionFeatures, number: int, max_length: int, s
     before, between, after = features.frame
     prefix = len(before) + len(features.questions[number]) + len(between)
     room = max_length - prefix - len(after)
-    if room <= stride:
-        raise ValueError(
-            f"max_length={max_length} leaves {room} tokens for the document beside its question, and stride={stride} "
-            "must be less. Raise max_length or lower stride."
-        )
     length = len(features.documents[number].ids)
-    return [Span(number, start, stop, prefix) for start, stop, _, _ in _stretches(length, room, stride)]
-
-
-def _stretches(length: int, room: int, stride: int) -> list[tuple[int, int, int, int]]:
-    """Stretches of at most `room` tokens that cover `length`: (start, stop, first, last).
-
-    The parts from `first` up to `last` cover it once: the border between two lies in the middle of what they share. The
-    last stretch is moved back to be as long as the others.
-    """
-    starts = [*range(0, max(length - room, 0), room - stride), max(length - room, 0)]
-    stops = [min(start + room, length) for start in starts]
-    borders = [0, *((stop + start) // 2 for stop, start in zip(stops, starts[1:], strict=False)), length]
-    return list(zip(starts, stops, borders, borders[1:], strict=False))
-
-
-def _room(tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int) -> int:
-    room = max_length - tokenizer.num_special_tokens_to_add()
-    if not 0 <= stride < room:
-        raise ValueError(
-            f"stride={stride} is not allowed: it must be at least 0 and less than the {room} tokens of a stretch."
-        )
-    return room
+    return [Span(number, start, stop, prefix) for start, stop, _, _ in cover(length, room, stride)]
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> np.ndarray:

@@ -4,7 +4,7 @@ A file has one JSON object on a line; .xz, .gz and .bz2 are read as they are. Wh
 
 | task | fields |
 |---|---|
-| fill-mask | text |
+| fill-mask, text-generation | text |
 | text-classification | text; label: a string, an int, or a list of strings where there are several |
 | token-classification | tokens: a list of words; ner_tags and perhaps global_attention_mask: one for each |
 | question-answering | question; context; answers: {text: [...], answer_start: [...]}, empty where there is none |
@@ -217,6 +217,7 @@ def _check_choice(row: Row) -> None:
 
 CHECKS: dict[str, Callable[[Row], None]] = {
     "fill-mask": _check_text,
+    "text-generation": _check_text,
     "text-classification": _check_classification,
     "token-classification": _check_tagging,
     "question-answering": _check_answers,

@@ -29,6 +29,31 @@ Document = str | Sequence[str]
 Result = TypeVar("Result")
 
 
+def cover(length: int, room: int, stride: int) -> list[tuple[int, int, int, int]]:
+    """Stretches of at most `room` tokens that cover a document of `length`: (start, stop, first, last).
+
+    The parts from `first` up to `last` cover it once: the border between two lies in the middle of what they share. The
+    last stretch is moved back to be as long as the others; those that a tokenizer cuts end with a shorter one.
+
+    Raises:
+        ValueError: a stretch has no room for more than what it shares.
+    """
+    _check_stride(stride, room)
+    starts = [*range(0, max(length - room, 0), room - stride), max(length - room, 0)]
+    stops = [min(start + room, length) for start in starts]
+    borders = [0, *((stop + start) // 2 for stop, start in zip(stops, starts[1:], strict=False)), length]
+    return list(zip(starts, stops, borders, borders[1:], strict=False))
+
+
+def _check_stride(stride: int, room: int) -> None:
+    if not 0 <= stride < room:
+        raise ValueError(
+            f"stride={stride} is not allowed: a stretch has room for {max(room, 0)} of the document's tokens, beside "
+            "the question and special tokens, and stride must be at least 0 and less than these. Shorten the question, "
+            "lower stride, or raise max_length."
+        )
+
+
 @dataclass(frozen=True)
 class Stretch:
     """A part of a document, as the model gets it.
@@ -76,8 +101,6 @@ class StretchReader:
         limit = self._config.max_tokens
         if self.max_length is not None and not 0 < self.max_length <= limit:
             raise ValueError(f"max_length={self.max_length} is not allowed: the model has positions for 1 to {limit}.")
-        if self.stride is not None and self.stride < 0:
-            raise ValueError(f"stride={self.stride} is not allowed: it must be at least 0.")
         if self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size} is not allowed: it must be at least 1.")
 
@@ -103,12 +126,7 @@ class StretchReader:
         stride = self.stride
         if stride is None:
             stride = max(min(max(self._config.windows), room // 2), min(64, room - 1), 0)
-        if stride >= room:
-            raise ValueError(
-                f"Stretches of {max_length} tokens have room for {max(room, 0)} of the document's, beside the question "
-                f"and special tokens, and stride={stride} would leave none for new ones. Shorten the question, lower "
-                "stride, or raise max_length."
-            )
+        _check_stride(stride, room)
         encoded = self.tokenizer(
             *((document,) if question is None else (question, document)),
             truncation="only_first" if question is None else "only_second",

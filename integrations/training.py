@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    SchedulerType,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.trainer_callback import ProgressCallback, TrainerState
 from transformers.utils import logging
 
@@ -40,14 +48,15 @@ class TrainingPlan:
     """What is to be trained, on what, and how.
 
     Attributes:
-        task: a key of `training_tasks.TASKS`; "masked-lm" is "fill-mask".
+        task: a key of `training_tasks.TASKS`; "masked-lm" is "fill-mask", "causal-lm" is "text-generation".
         train: sources of data; see `records.read_records`.
         output: the folder to write into: model, tokenizer, checkpoints, scores and a plot of the losses.
         evaluation: sources that are evaluated on.
         model: a checkpoint to start from, of LongformerPlus or Longformer; or
         config: the fields of a new model's configuration, whose weights are random, with
         tokenizer: the folder or the hub's name of its tokenizer; by default the checkpoint's.
-        weights: for fill-mask, how many of the tokens come from each source, in any unit; by default by size.
+        weights: for fill-mask and text-generation, how many of the tokens come from each source, in any unit; by
+            default by size.
         columns: what fields are called in the sources, by the names in `records`.
         join_by: for question answering, the field by which paragraphs are joined to whole articles, such as "title".
         max_length: tokens of a feature; by default as many as the model has positions for.
@@ -73,7 +82,8 @@ class TrainingPlan:
         log_every, eval_every, save_every: optimizer steps between reports, evaluations (None: only at the end), and
             checkpoints.
         keep: checkpoints that are kept.
-        max_train_rows, max_eval_rows: use no more rows, drawn at random (for fill-mask: rows of tokens in evaluation).
+        max_train_rows, max_eval_rows: use no more rows, drawn at random; for fill-mask and text-generation evaluation
+            takes so many rows full of tokens, and training as many as its steps need.
         resume: go on from the last whole checkpoint in `output`, if there is one.
     """
 
@@ -135,10 +145,28 @@ class TrainingPlan:
             raise ValueError(f"join_by is for question answering, not for {self.task}. Leave it out.")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"precision={self.precision!r} is not allowed: it must be auto, float32 or bfloat16.")
-        for name in ("batch_size", "accumulation", "max_steps", "max_length", "lora", "log_every", "eval_every"):
+        sizes = ("batch_size", "accumulation", "max_steps", "max_length", "lora", "keep")
+        for name in (*sizes, "log_every", "eval_every", "save_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} is not allowed: it must be at least 1.")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup={self.warmup} is not allowed: it is a share of the steps, from 0 to less than 1.")
+        if not 0 <= self.unanswered_share <= 1:
+            raise ValueError(f"unanswered_share={self.unanswered_share} is not allowed: it must be from 0 to 1.")
+        # Known before the data are read, which may take long.
+        SchedulerType(self.schedule)
+        self._check_packing()
+
+    def _check_packing(self) -> None:
+        """Raise a ValueError for what has no meaning where rows are drawn from text and packed, or only there."""
+        if not tasks.TASKS[self.task].is_packed:
+            if self.weights is not None:
+                raise ValueError(f"{self.task} takes every row of its sources: leave their weights out.")
+        elif self.max_train_rows is not None:
+            raise ValueError(f"{self.task} draws from all of the text: use --max-steps in place of --max-train-rows.")
+        elif self.group_by_length:
+            raise ValueError(f"The rows of {self.task} are all as long as can be: leave --group-by-length out.")
 
     @property
     def rows_per_step(self) -> int:
@@ -315,11 +343,23 @@ def _warn_without_global_tokens(task: str, config: LongformerPlusConfig) -> None
         )
 
 
+class LongformerTrainer(Trainer):
+    """`Trainer` that counts answers too, so that losses are exact where the batches of a step differ in size.
+
+    Its own counts `labels` alone, and takes the mean of the batches' means where there are none.
+    """
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | int | None:
+        if batch_samples and "start_positions" in batch_samples[0]:
+            batch_samples = [{"labels": batch["start_positions"]} for batch in batch_samples]
+        return super()._get_num_items_in_batch(batch_samples, device)
+
+
 def _make_trainer(
     plan: TrainingPlan, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: tasks.TaskData
 ) -> Trainer:
     evaluation = data.evaluation
-    trainer = Trainer(
+    trainer = LongformerTrainer(
         model,
         _training_arguments(plan, data.train, evaluation is not None),
         data_collator=tasks.collator(plan, tokenizer, model.config),

@@ -10,6 +10,7 @@ import numpy as np
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from longformer_plus import (
+    LongformerPlusForCausalLM,
     LongformerPlusForMaskedLM,
     LongformerPlusForMultipleChoice,
     LongformerPlusForQuestionAnswering,
@@ -20,6 +21,7 @@ from longformer_plus import (
 
 from .collators import (
     DataCollatorForLongformer,
+    DataCollatorForLongformerCausalLM,
     DataCollatorForLongformerMaskedLM,
     DataCollatorForLongformerMultipleChoice,
     DataCollatorForLongformerQuestionAnswering,
@@ -52,16 +54,19 @@ class Task:
         model: its head.
         collator: makes its batches.
         label_names: the arguments of the model that hold what is to be learned.
+        is_packed: whether it learns from text alone, in rows packed full of documents.
     """
 
     model: type[LongformerPlusPreTrainedModel]
     collator: type[DataCollatorForLongformer]
     label_names: tuple[str, ...] = ("labels",)
+    is_packed: bool = False
 
 
 # By the names of transformers' pipelines, where there is one.
 TASKS = {
-    "fill-mask": Task(LongformerPlusForMaskedLM, DataCollatorForLongformerMaskedLM),
+    "fill-mask": Task(LongformerPlusForMaskedLM, DataCollatorForLongformerMaskedLM, is_packed=True),
+    "text-generation": Task(LongformerPlusForCausalLM, DataCollatorForLongformerCausalLM, is_packed=True),
     "text-classification": Task(
         LongformerPlusForSequenceClassification, DataCollatorForLongformerSequenceClassification
     ),
@@ -73,7 +78,7 @@ TASKS = {
     ),
     "multiple-choice": Task(LongformerPlusForMultipleChoice, DataCollatorForLongformerMultipleChoice),
 }
-ALIASES = {"masked-lm": "fill-mask"}
+ALIASES = {"masked-lm": "fill-mask", "causal-lm": "text-generation"}
 
 
 @dataclass
@@ -87,7 +92,7 @@ class TaskData:
 
 def prepare(plan: TrainingPlan, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TaskData:
     """The data of a plan, read, checked and made into features."""
-    if plan.task == "fill-mask":
+    if TASKS[plan.task].is_packed:
         return _prepare_text(plan, tokenizer, max_length)
     train, evaluation = _read(plan, plan.train, plan.max_train_rows), _read(plan, plan.evaluation, plan.max_eval_rows)
     names = class_names(train, plan.task) if plan.task.endswith("-classification") else []

@@ -26,7 +26,7 @@ def rows(task: str, count: int = 12, length: int = 60, seed: int = 0) -> list[di
     for index in range(count):
         text = sentence(generator, length + index)
         words = text.split()
-        if task == "fill-mask":
+        if task in ("fill-mask", "text-generation"):
             row: dict[str, Any] = {"text": text}
         elif task == "text-classification":
             row = {"text": text + (" good" if index % 2 else " bad"), "label": "pos" if index % 2 else "neg"}

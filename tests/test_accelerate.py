@@ -131,7 +131,7 @@ def test_fsdp_of_every_head_is_gathered_and_loaded_again() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["fill-mask", "text-classification", "question-answering"])
+@pytest.mark.parametrize("task", ["fill-mask", "text-generation", "text-classification", "question-answering"])
 def test_the_command_in_two_processes_trains_as_in_one(
     task: str, tokenizer: longformer_plus.LongformerPlusTokenizer, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import torch
 
 import longformer_plus
 from longformer_plus import LongformerPlusConfig, LongformerPlusTokenizer
+from longformer_plus.causal_lm import next_tokens
 
 from .cases import small_config, spread
 
@@ -78,6 +79,27 @@ def test_choices_have_a_dimension_of_their_own(tokenizer: LongformerPlusTokenize
     assert batch["global_attention_mask"][0].tolist() == [[0, 0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 1, 0]]
     with pytest.raises(ValueError, match=r"Features with \[1, 2\] choices are in one batch"):
         collator([{"input_ids": [pair], "labels": 0}, {"input_ids": [pair, pair], "labels": 0}])
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_labels_of_causal_models_are_what_is_predicted(
+    tokenizer: LongformerPlusTokenizer, side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer, "padding_side", side)
+    packed = {**document(7), "document_ids": [3, 3, 3, 3, 5, 5, 5]}
+    prompted = document(5, labels=[-100, -100, -100, 12, SEP])
+    rows = [packed, prompted, document(4)]
+    predicted = [*(10, 11, 12, 14, SEP), *(12, SEP), *(10, 11, SEP)]
+    for batch in (
+        collators.DataCollatorForLongformerCausalLM(tokenizer, "cls")(rows),
+        collators.DataCollatorForLongformerCausalLM(tokenizer, "cls", packing=True)(rows),
+    ):
+        labels = batch["labels"]
+        assert labels[labels != -100].tolist() == predicted
+        shifted = next_tokens(labels, batch["attention_mask"], batch["document_ids"])
+        assert (shifted != -100).sum() == (labels != -100).sum()
+        starts = (batch["input_ids"] == CLS) | (batch["input_ids"] == 13)
+        assert torch.equal(batch["global_attention_mask"].bool(), starts), "of each document, also where rows hold two"
 
 
 def test_masking_hides_what_it_should(tokenizer: LongformerPlusTokenizer) -> None:

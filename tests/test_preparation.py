@@ -12,7 +12,6 @@ from longformer_plus import LongformerPlusTokenizer
 
 pytest.importorskip("datasets")
 from longformer_plus.integrations.preparation import (
-    _stretches,
     class_names,
     join_paragraphs,
     prepare_choices,
@@ -21,6 +20,7 @@ from longformer_plus.integrations.preparation import (
     prepare_tagging,
 )
 from longformer_plus.integrations.records import CHECKS, Record
+from longformer_plus.integrations.stretches import cover
 
 from .fine_tuning import rows, sentence
 
@@ -32,7 +32,7 @@ def records(task: str, **options: int) -> list[Record]:
 @given(st.integers(1, 400), st.integers(2, 60), st.data())
 def test_stretches_cover_everything_once(length: int, room: int, data: st.DataObject) -> None:
     stride = data.draw(st.integers(0, room - 1))
-    stretches = _stretches(length, room, stride)
+    stretches = cover(length, room, stride)
     owned = [place for start, stop, first, last in stretches for place in range(first, last)]
     assert owned == list(range(length))
     for start, stop, first, last in stretches:
@@ -84,7 +84,7 @@ def test_answers_longer_than_what_stretches_share_are_counted_as_lost(tokenizer:
     assert not any(feature["start_positions"] for feature in prepared)
     few = prepare_questions(records("question-answering"), tokenizer, 40, 8, unanswered_share=0.0)
     assert all(feature["start_positions"] for feature in few)
-    with pytest.raises(ValueError, match="max_length=10 leaves"):
+    with pytest.raises(ValueError, match=r"stride=8 is not allowed: a stretch has room for [0-9]+ of"):
         prepare_questions([Record("a", row)], tokenizer, 10, 8)
 
 

@@ -14,7 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from transformers import AutoTokenizer, Trainer, TrainingArguments
+from transformers import AutoTokenizer, Trainer, TrainingArguments, pipeline
 
 from longformer_plus import LongformerPlusConfig, LongformerPlusTokenizer, cli
 
@@ -29,6 +29,7 @@ from .fine_tuning import model_fields, rows, write_rows
 
 SCORES = {
     "fill-mask": {"accuracy", "perplexity"},
+    "text-generation": {"accuracy", "perplexity"},
     "text-classification": {"accuracy", "f1"},
     "token-classification": {"precision", "recall", "f1"},
     "question-answering": {"exact_match", "f1"},
@@ -128,11 +129,11 @@ def train_in(plan: TrainingPlan) -> Path:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_accumulated_gradient_is_that_of_the_large_batch(task: str, make_plan: Any, tokenizer_folder: str) -> None:
-    """Through data, collator and Trainer, of documents of different lengths."""
+    """Through data, collator and Trainer, of documents of different lengths, in batches of 5, 5 and 2."""
     plan = make_plan(task, max_steps=1)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     data = prepare(plan, tokenizer, 100)
-    if task == "fill-mask":
+    if TASKS[task].is_packed:
         data.train.num_rows = 12
     config = LongformerPlusConfig(**{**model_fields(), "vocab_size": len(tokenizer)})
     features = [{**data.train[index], "masking_seed": index} for index in range(12)]
@@ -157,14 +158,35 @@ def test_accumulated_gradient_is_that_of_the_large_batch(task: str, make_plan: A
             disable_tqdm=True,
             use_cpu=True,
         )
-        Trainer(model, arguments, train_dataset=features, data_collator=collator(plan, tokenizer, config)).train()
+        together = collator(plan, tokenizer, config)
+        training.LongformerTrainer(model, arguments, train_dataset=features, data_collator=together).train()
         return {name: before[name] - parameter.detach() for name, parameter in model.named_parameters()}
 
-    large, accumulated = gradients(12, 1), gradients(3, 4)
+    large, accumulated = gradients(12, 1), gradients(5, 3)
     scale = max(float(step.abs().max()) for step in large.values())
     assert scale > 1e-3
     for name, step in large.items():
         torch.testing.assert_close(accumulated[name], step, atol=1e-5 * scale, rtol=1e-5, msg=name)
+
+
+def test_a_causal_model_learns_and_generates(tokenizer_folder: str, tmp_path: Path) -> None:
+    """By the command, new and from a masked checkpoint; its perplexity is that of its own losses."""
+    source = write_rows(tmp_path / "data.jsonl", [{"text": "the king saw the river"}] * 4)
+    new = ["--config", json.dumps(model_fields()), "--tokenizer", tokenizer_folder, "--output"]
+    options = ["--train", f"{source}=1", "--eval", source, "--max-length", "60", "--max-eval-rows", "2", "--batch", "2"]
+    command = ["train", *options, "--learning-rate", "1e-2", "--precision", "float32", "--task"]
+    assert cli.main([*command, "causal-lm", "--max-steps", "40", *new, str(tmp_path / "new")]) == 0
+    assert cli.main([*command, "masked-lm", "--max-steps", "3", *new, str(tmp_path / "masked")]) == 0
+    masked = ["--model", str(tmp_path / "masked"), "--output", str(tmp_path / "tuned")]
+    assert cli.main([*command, "text-generation", "--max-steps", "40", *masked]) == 0
+    for folder in (tmp_path / "new", tmp_path / "tuned"):
+        generate = pipeline("text-generation", model=str(folder))
+        prompt = "<s>the king"
+        result = generate(prompt, add_special_tokens=False, do_sample=False, max_new_tokens=12, return_full_text=False)
+        assert result[0]["generated_text"] == " saw the river"
+        scores = json.loads((folder / "scores.json").read_text())
+        assert scores["eval_perplexity"] == pytest.approx(math.exp(scores["eval_loss"]), rel=1e-3)
+        assert scores["eval_perplexity"] < 3
 
 
 class KilledError(Exception):
@@ -236,18 +258,19 @@ def test_a_fine_tuned_checkpoint_is_trained_on(make_plan: Any) -> None:
     assert len(losses(tuned)) == 4
 
 
-def test_lora_trains_adapters_and_loads_in_two_lines(make_plan: Any, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize("task", ["text-classification", "text-generation"])
+def test_lora_trains_adapters_and_loads_in_two_lines(task: str, make_plan: Any, capsys: pytest.CaptureFixture) -> None:
     peft = pytest.importorskip("peft")
     pytest.importorskip("longformer_plus.integrations.adapters")
     pretrained = train_in(make_plan("fill-mask"))
     changes = {"model": str(pretrained), "config": None, "tokenizer": None, "lora": 4}
-    tuned = train_in(make_plan("text-classification", "tuned", **changes))
+    tuned = train_in(make_plan(task, "tuned", **changes))
     assert (tuned / "adapter_model.safetensors").is_file()
     assert not (tuned / "model.safetensors").exists()
     printed = capsys.readouterr().out
     assert "parameters trained" in printed
     model = eval(printed.rsplit("Load it: import longformer_plus; ", 1)[1].strip(), vars(peft))
-    assert isinstance(model.get_base_model(), TASKS["text-classification"].model)
+    assert isinstance(model.get_base_model(), TASKS[task].model)
 
 
 @pytest.mark.parametrize(
@@ -260,6 +283,13 @@ def test_lora_trains_adapters_and_loads_in_two_lines(make_plan: Any, capsys: pyt
         ({"join_by": "title"}, "join_by is for question answering"),
         ({"precision": "float8"}, "precision='float8' is not allowed"),
         ({"batch_size": 0}, "batch_size=0 is not allowed"),
+        ({"save_every": 0}, "save_every=0 is not allowed"),
+        ({"warmup": 100}, "warmup=100 is not allowed: it is a share of the steps"),
+        ({"unanswered_share": 5}, "unanswered_share=5 is not allowed"),
+        ({"schedule": "steep"}, "steep is not a valid SchedulerType"),
+        ({"weights": [1.0]}, "text-classification takes every row of its sources"),
+        ({"task": "fill-mask", "max_train_rows": 3}, "use --max-steps in place of --max-train-rows"),
+        ({"task": "fill-mask", "group_by_length": True}, "leave --group-by-length out"),
         ({"tokenizer": "no/such"}, "no/such holds no tokenizer"),
         ({"config": {**model_fields(), "vocab_size": 10}}, "The tokenizer has 300 entries, the model 10"),
     ],

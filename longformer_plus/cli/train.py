@@ -15,6 +15,7 @@ one. Writes the model, its tokenizer, scores.json and a plot of the losses. Need
 data: local files with one JSON object on a line, also .xz or .gz; or data sets of the hub, as NAME:SPLIT or
 NAME:CONFIGURATION:SPLIT. All rows are checked before training starts. Their fields:
   fill-mask             text
+  text-generation       text
   text-classification   text, label (a string, an int, or a list of strings where there are several)
   token-classification  tokens (words), ner_tags (a tag for each), perhaps global_attention_mask (0 or 1 for each)
   question-answering    question, context, answers {text: [...], answer_start: [...]}
@@ -38,6 +39,10 @@ examples:
       --max-steps 20000 --learning-rate 5e-4 --output my-longformer
       pretrain a new model: rows full of documents, two thirds of the tokens from textbooks
       (`longformer-plus tokenizer` trains the tokenizer)
+  longformer-plus train --task text-generation --model my-longformer --train novels.jsonl.xz --eval held-out.jsonl.xz \\
+      --max-steps 5000 --output writer
+      a causal model from a masked one, or with --config a new one. It has learned documents that begin with <s>:
+      pipeline("text-generation", model="writer")("<s>It was a", add_special_tokens=False)
   longformer-plus train ... --output my-longformer --resume
       the same command again: go on from the last checkpoint, as if nothing had happened
   accelerate launch --config_file docs/accelerate/ddp.yaml -m longformer_plus.cli train ...
@@ -53,6 +58,8 @@ def add(commands: Any) -> None:
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="longformer-plus train --task TASK --train SOURCE ... [--eval SOURCE ...] --output FOLDER\n"
+        "                             (--model CHECKPOINT | --config JSON --tokenizer FOLDER) [options]",
     )
     parser.set_defaults(run=_run)
     _add_what(parser.add_argument_group("what").add_argument)
@@ -66,20 +73,24 @@ def _add_what(add: Any) -> None:
         "--task",
         required=True,
         metavar="TASK",
-        help="fill-mask (or masked-lm), text-classification, token-classification, question-answering, multiple-choice",
+        help="fill-mask (or masked-lm), text-generation (or causal-lm), text-classification, token-classification, "
+        "question-answering, multiple-choice",
     )
     add(
         "--train",
         required=True,
         nargs="+",
         metavar="SOURCE",
-        help="files or hub data sets; for fill-mask, SOURCE=WEIGHT says how many of the tokens come from each",
+        help="files or hub data sets; for fill-mask and text-generation, SOURCE=WEIGHT says how many of the tokens "
+        "come from each",
     )
     add("--eval", nargs="+", default=[], dest="evaluation", metavar="SOURCE", help="what is evaluated on")
-    add("--output", required=True, type=Path, metavar="FOLDER", help="where everything is written")
+    add(
+        "--output", required=True, type=Path, metavar="FOLDER", help="where everything is written; must be new or empty"
+    )
     add("--model", metavar="CHECKPOINT", help="where to start from: a folder, or a name on the hub")
-    add("--config", type=_json, metavar="JSON", help="of a new model: a file, or the JSON itself")
-    add("--tokenizer", metavar="FOLDER", help="the checkpoint's by default")
+    add("--config", type=_json, metavar="JSON", help="of a new model, in place of --model: a file, or the JSON")
+    add("--tokenizer", metavar="FOLDER", help="the checkpoint's by default; a new model needs one")
     add("--lora", type=int, nargs="?", const=8, metavar="RANK", help="train LoRA adapters, of rank 8 by default")
     add(
         "--columns",
@@ -93,35 +104,53 @@ def _add_what(add: Any) -> None:
 
 def _add_documents(add: Any) -> None:
     add("--max-length", type=int, metavar="N", help="tokens of an input; as many as the model has positions by default")
-    add("--stride", type=int, default=128, metavar="N", help="tokens that neighbouring stretches share (128)")
-    add("--join-by", metavar="FIELD", help="join the paragraphs with the same FIELD to one article, such as title")
+    add("--stride", type=int, default=128, metavar="N", help="tokens that stretches of a document share (128)")
+    add(
+        "--join-by",
+        metavar="FIELD",
+        help="for question answering: join the paragraphs with the same FIELD, such as title, to one article",
+    )
     add(
         "--unanswered-share",
         type=float,
         default=1.0,
         metavar="P",
-        help="of the stretches without the answer, the share that is trained on (1)",
+        help="for question answering: of the stretches without the answer, the share that is trained on (1)",
     )
     add("--masked-share", type=float, default=0.15, metavar="P", help="share of tokens that fill-mask hides (0.15)")
-    add("--global-attention", metavar="POLICY", help="auto, cls, question, choice, separators or none")
-    add("--max-train-rows", type=int, metavar="N", help="use no more rows, drawn at random")
-    add("--max-eval-rows", type=int, metavar="N", help="the same in evaluation; rows of tokens for fill-mask (64)")
+    add(
+        "--global-attention",
+        metavar="POLICY",
+        help="auto, cls, question, choice, separators or none; the checkpoint's by default",
+    )
+    add(
+        "--max-train-rows",
+        type=int,
+        metavar="N",
+        help="use no more rows, drawn at random; for tasks with rows of documents",
+    )
+    add(
+        "--max-eval-rows",
+        type=int,
+        metavar="N",
+        help="the same in evaluation; for fill-mask and text-generation so many rows full of tokens (64)",
+    )
 
 
 def _add_how(add: Any) -> None:
     add("--epochs", type=float, default=3.0, metavar="N", help="times that all data are gone through (3)")
     add("--max-steps", type=int, metavar="N", help="optimizer steps, in place of --epochs")
     add("--batch", type=int, default=4, dest="batch_size", metavar="B", help="inputs of a batch on each device (4)")
-    add("--accumulate", type=int, default=1, dest="accumulation", metavar="N", help="batches of a step (1)")
+    add("--accumulate", type=int, default=1, dest="accumulation", metavar="N", help="batches that a step adds up (1)")
     add("--learning-rate", type=float, default=5e-5, metavar="RATE", help="5e-5; LoRA and new models want more")
     add("--schedule", default="linear", metavar="NAME", help="linear, cosine, constant_with_warmup, ... (linear)")
     add("--warmup", type=float, default=0.06, metavar="P", help="share of the steps in which the rate rises (0.06)")
-    add("--weight-decay", type=float, default=0.01, metavar="D", help="0.01")
+    add("--weight-decay", type=float, default=0.01, metavar="D", help="of AdamW (0.01)")
     add("--precision", default="auto", metavar="NAME", help="float32, bfloat16, or auto: bfloat16 where it pays")
     add("--gradient-checkpointing", action="store_true", help="save memory, take a third longer")
     add("--group-by-length", action="store_true", help="batches of documents of like lengths: less padding")
-    add("--attn-implementation", default="sdpa", metavar="NAME", help="the backend (sdpa)")
-    add("--seed", type=int, default=0)
+    add("--attn-implementation", default="sdpa", metavar="NAME", help="eager, sdpa or flex_attention (sdpa)")
+    add("--seed", type=int, default=0, metavar="N", help="of everything random (0)")
     add("--workers", type=int, default=0, metavar="N", help="processes that prepare batches (0)")
 
 
@@ -172,9 +201,11 @@ def weighted_sources(texts: list[str]) -> tuple[list[str], list[float] | None]:
 
 def _run(options: argparse.Namespace) -> None:
     from ..integrations.training import TrainingPlan, train
+    from ..integrations.training_tasks import ALIASES, TASKS
 
     given = {each.name: getattr(options, each.name) for each in fields(TrainingPlan) if hasattr(options, each.name)}
     given["columns"] = dict(options.columns)
-    if options.task in ("fill-mask", "masked-lm"):
+    task = TASKS.get(ALIASES.get(options.task, options.task))
+    if task is not None and task.is_packed:
         given["train"], given["weights"] = weighted_sources(options.train)
     train(TrainingPlan(**given))
