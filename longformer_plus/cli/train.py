@@ -95,7 +95,7 @@ def _add_what(add: Any) -> None:
     add(
         "--columns",
         nargs="+",
-        type=_pair,
+        type=pair,
         default=[],
         metavar="FIELD=COLUMN",
         help="where the data call a field otherwise, such as text=review",
@@ -162,7 +162,8 @@ def _add_when(add: Any) -> None:
     add("--resume", action="store_true", help="go on from the last checkpoint in the output folder, if there is one")
 
 
-def _pair(text: str) -> tuple[str, str]:
+def pair(text: str) -> tuple[str, str]:
+    """FIELD=COLUMN -> (field, column), as `argparse` wants its types."""
     field, _, column = text.partition("=")
     if not field or not column:
         raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=COLUMN, such as text=review")
