@@ -16,11 +16,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig
 
 from longformer_plus import (
     LongformerPlusConfig,
@@ -32,6 +30,9 @@ from longformer_plus import (
     LongformerPlusModel,
     LongformerPlusPreTrainedModel,
 )
+from longformer_plus.configuration import LONGFORMER_MODEL_TYPE
+from longformer_plus.conversion.longformer import class_named
+from longformer_plus.conversion.reading import find_checkpoint, load_model, read_config
 
 # By the names of transformers' pipelines, where there is one.
 TASKS: dict[str, type[LongformerPlusPreTrainedModel]] = {
@@ -111,7 +112,7 @@ def export_onnx(
         ModuleNotFoundError: a package of the extra `onnx` is missing.
         RuntimeError: the graph differs from torch.
         TypeError: the model is not of this package.
-        ValueError: an argument is not allowed, or the checkpoint has no weights for the task.
+        ValueError: an argument is not allowed, or the checkpoint is damaged or has no weights for the task.
     """
     _check_packages()
     output = _check_output(Path(output_path), overwrite)
@@ -147,39 +148,30 @@ def load(checkpoint: str | os.PathLike[str], task: str | None = None) -> Longfor
         task: a key of `TASKS`; by default what the checkpoint's `architectures` say.
 
     Raises:
-        ValueError: it is another kind of model, its head is not known, or it has no weights for that of `task`.
+        CheckpointError: its files are damaged or unsafe, or it has no weights for the head of `task`.
+        ValueError: it is another kind of model, or its head is not known.
     """
-    config = AutoConfig.from_pretrained(checkpoint)
-    if config.model_type not in ("longformer", LongformerPlusConfig.model_type):
-        raise ValueError(f"{checkpoint} is a model of type {config.model_type!r}; Longformer's are exported here.")
-    model_class: Any = _class_of(checkpoint, config.architectures or [], task)
-    model, loading = model_class.from_pretrained(checkpoint, dtype=torch.float32, output_loading_info=True)
-    missing = sorted(loading["missing_keys"])
-    if missing and all(name.startswith("pooler.") for name in missing):
-        return model_class.from_pretrained(checkpoint, dtype=torch.float32, add_pooling_layer=False)
-    if missing:
+    folder = find_checkpoint(checkpoint)
+    fields = read_config(folder)
+    if fields.get("model_type") not in (LONGFORMER_MODEL_TYPE, LongformerPlusConfig.model_type):
         raise ValueError(
-            f"{checkpoint} has no weights for {', '.join(missing)}, of {model_class.__name__}: they would be random. "
-            f"Choose the task that it was trained for; its architectures are {config.architectures}."
+            f"{checkpoint} is a model of type {fields.get('model_type')!r}; Longformer's are exported here."
         )
-    return model
+    return load_model(_class_of(checkpoint, fields.get("architectures"), task), folder, dtype=torch.float32)
 
 
 def _class_of(
-    checkpoint: object, architectures: Sequence[str], task: str | None
+    checkpoint: object, architectures: Sequence[str] | None, task: str | None
 ) -> type[LongformerPlusPreTrainedModel]:
-    if task is not None:
-        if task not in TASKS:
-            raise ValueError(f"task={task!r} is not allowed: choose one of {', '.join(TASKS)}.")
-        return TASKS[task]
-    for model_class in TASKS.values():
-        name = model_class.__name__
-        if name in architectures or name.replace("Plus", "") in architectures:
-            return model_class
-    raise ValueError(
-        f"{checkpoint} does not say which head it has (architectures={list(architectures)}): give a task, one of "
-        f"{', '.join(TASKS)}."
-    )
+    tasks = ", ".join(TASKS)
+    if task is None:
+        try:
+            return class_named(architectures, checkpoint)
+        except ValueError as error:
+            raise ValueError(f"{error} Or give a task, one of {tasks}.") from None
+    if task not in TASKS:
+        raise ValueError(f"task={task!r} is not allowed: choose one of {tasks}.")
+    return TASKS[task]
 
 
 def _model_of(

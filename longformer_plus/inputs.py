@@ -9,6 +9,7 @@ Shapes: B batch, N tokens, L layers, H heads, E hidden size.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,47 +20,68 @@ from .cache import LongformerPlusCache
 from .configuration import LongformerPlusConfig
 
 
-def check_inputs(
+@dataclass(frozen=True)
+class ModelInputs:
+    """The tensors that a forward is given; of the first two there is one.
+
+    Attributes:
+        input_ids: (B, N).
+        inputs_embeds: (B, N, E).
+        token_type_ids: (B, N), or None for type 0.
+        position_ids: (B, N), or (1, N) for all rows; None where they are still to be made.
+        attention_mask: (B, N), or None where every token is valid.
+        global_attention_mask: (B, N), or None where the policy is still to choose.
+        document_ids: (B, N), or None where each row is one document.
+    """
+
+    input_ids: Tensor | None
+    inputs_embeds: Tensor | None
+    token_type_ids: Tensor | None
+    position_ids: Tensor | None
+    attention_mask: Tensor | None
+    global_attention_mask: Tensor | None
+    document_ids: Tensor | None
+
+    @property
+    def tokens(self) -> Tensor:
+        """(B, N) ids or (B, N, E) embeddings, whichever were given."""
+        return self.input_ids if self.inputs_embeds is None else self.inputs_embeds  # type: ignore[return-value]
+
+
+def checked_inputs(
     config: LongformerPlusConfig,
-    input_ids: Tensor | None,
-    inputs_embeds: Tensor | None,
-    masks: dict[str, Tensor | None],
-    ids: dict[str, tuple[Tensor | None, int]],
-) -> None:
-    """Check the arguments of a forward.
+    inputs: ModelInputs,
+    num_embeddings: int,
+    cache: LongformerPlusCache | None,
+    arguments: Mapping[str, Any],
+) -> ModelInputs:
+    """The inputs of a forward, checked, with masks of the new tokens alone and all documents named by `document_ids`.
 
     Args:
         config: the model's configuration.
-        input_ids: (B, N), or None if `inputs_embeds` is given.
-        inputs_embeds: (B, N, E), or None if `input_ids` is given.
-        masks: masks of (B, N) by argument name, each of 0 and 1 (of 2 too in `attention_mask`), any dtype.
-        ids: by argument name, ids of (B, N) or (1, N) and the size of the table that they index.
+        inputs: as the caller gave them.
+        num_embeddings: rows of the word embeddings, which resizing may have changed.
+        cache: what is kept of the tokens before, if anything; the masks may include those.
+        arguments: the others of the forward; see `flattened_documents`.
 
     Raises:
-        ValueError: an argument is missing, given twice, of a wrong shape, or has values out of range.
+        TypeError: the cache is another model's.
+        ValueError: an input is missing, given twice, of a wrong shape, or has values out of range.
     """
-    if (input_ids is None) == (inputs_embeds is None):
-        given = "neither" if input_ids is None else "both"
-        raise ValueError(f"Pass exactly one of input_ids and inputs_embeds; {given} of them were given.")
-    if input_ids is not None:
-        _check_dimensions("input_ids", input_ids, "(batch, tokens)", 2)
-        _check_integers("input_ids", input_ids)
-        batch, tokens = input_ids.shape
-    else:
-        _check_dimensions("inputs_embeds", inputs_embeds, "(batch, tokens, hidden_size)", 3)  # type: ignore[arg-type]
-        batch, tokens, width = inputs_embeds.shape  # type: ignore[union-attr]
-        if width != config.hidden_size:
-            raise ValueError(
-                f"inputs_embeds has {width} features per token; config.hidden_size is {config.hidden_size}."
-            )
-    if not torch.compiler.is_compiling() and not tokens:
-        raise ValueError("The input has no tokens: give at least one token per document.")
-    for name, mask in masks.items():
-        if mask is not None:
-            _check_mask(name, mask, (batch, tokens), largest=2 if name == "attention_mask" else 1)
-    for name, (values, size) in ids.items():
-        if values is not None:
-            _check_ids(name, values, size, (batch, tokens))
+    inputs = replace(
+        inputs,
+        attention_mask=new_columns(inputs.attention_mask, cache, inputs.tokens),
+        global_attention_mask=new_columns(inputs.global_attention_mask, cache, inputs.tokens),
+    )
+    _check_tokens(config, inputs.input_ids, inputs.inputs_embeds)
+    _check_masks_and_ids(config, inputs, num_embeddings)
+    if inputs.document_ids is None:
+        document_ids = flattened_documents(arguments, inputs.position_ids)
+        if document_ids is not None:
+            inputs = replace(inputs, document_ids=document_ids, position_ids=None)
+    check_cache(config, cache, inputs.document_ids)
+    check_document_ids(inputs.document_ids, inputs.attention_mask, inputs.tokens.shape[:2])
+    return inputs
 
 
 def check_length(config: LongformerPlusConfig, num_tokens: int, position_ids: Tensor) -> None:
@@ -214,6 +236,41 @@ def check_head_mask(config: LongformerPlusConfig, head_mask: Tensor | None) -> l
         f"head_mask of shape {tuple(head_mask.shape)} is not allowed: it must be ({heads},), one factor per head, or "
         f"({layers}, {heads}), one per layer and head."
     )
+
+
+def _check_tokens(config: LongformerPlusConfig, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:
+    """Check that there is one of the two, of (B, N) and (B, N, E), with at least one token."""
+    if (input_ids is None) == (inputs_embeds is None):
+        given = "neither" if input_ids is None else "both"
+        raise ValueError(f"Pass exactly one of input_ids and inputs_embeds; {given} of them were given.")
+    if input_ids is not None:
+        _check_dimensions("input_ids", input_ids, "(batch, tokens)", 2)
+        _check_integers("input_ids", input_ids)
+        tokens = input_ids.shape[1]
+    else:
+        _check_dimensions("inputs_embeds", inputs_embeds, "(batch, tokens, hidden_size)", 3)  # type: ignore[arg-type]
+        tokens, width = inputs_embeds.shape[1:]  # type: ignore[union-attr]
+        if width != config.hidden_size:
+            raise ValueError(
+                f"inputs_embeds has {width} features per token; config.hidden_size is {config.hidden_size}."
+            )
+    if not torch.compiler.is_compiling() and not tokens:
+        raise ValueError("The input has no tokens: give at least one token per document.")
+
+
+def _check_masks_and_ids(config: LongformerPlusConfig, inputs: ModelInputs, num_embeddings: int) -> None:
+    """Check the shapes and values of what a forward is given for its (B, N) tokens."""
+    shape = (inputs.tokens.shape[0], inputs.tokens.shape[1])
+    if inputs.attention_mask is not None:
+        _check_mask("attention_mask", inputs.attention_mask, shape, largest=2)
+    if inputs.global_attention_mask is not None:
+        _check_mask("global_attention_mask", inputs.global_attention_mask, shape, largest=1)
+    if inputs.input_ids is not None:
+        _check_ids("input_ids", inputs.input_ids, num_embeddings, shape)
+    if inputs.token_type_ids is not None:
+        _check_ids("token_type_ids", inputs.token_type_ids, config.type_vocab_size, shape)
+    if inputs.position_ids is not None:
+        _check_ids("position_ids", inputs.position_ids, config.max_position_embeddings, shape)
 
 
 def _check_dimensions(name: str, values: Tensor, meaning: str, dimensions: int) -> None:

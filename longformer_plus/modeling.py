@@ -1,7 +1,7 @@
 """LongformerPlusModel.
 
-Follow a batch: `LongformerPlusModel.forward` checks the inputs, takes the padding out, builds the attention pattern and
-the embeddings, and hands both to the layers.
+Follow a batch: `LongformerPlusModel.forward` checks the inputs, finds the global tokens and the padding, makes the
+embeddings and the attention pattern without it, hands both to the layers, and puts the padding back.
 
 Shapes: B batch, N tokens, H heads, E hidden size, G global tokens.
 """
@@ -23,15 +23,12 @@ from .cache import LongformerPlusCache
 from .configuration import LongformerPlusConfig
 from .global_attention import Policy, build_by_document, build_global_attention_mask
 from .inputs import (
-    check_cache,
+    ModelInputs,
     check_continuation,
-    check_document_ids,
     check_global_tokens,
     check_head_mask,
-    check_inputs,
     check_length,
-    flattened_documents,
-    new_columns,
+    checked_inputs,
 )
 from .layers import (
     LongformerPlusEmbeddings,
@@ -252,72 +249,24 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         cache = self._cache(past_key_values, use_cache)
-        tokens = input_ids if inputs_embeds is None else inputs_embeds
-        attention_mask, global_attention_mask = (
-            new_columns(mask, cache, tokens) for mask in (attention_mask, global_attention_mask)
+        given = ModelInputs(
+            input_ids, inputs_embeds, token_type_ids, position_ids, attention_mask, global_attention_mask, document_ids
         )
-        check_inputs(
-            self.config,
-            input_ids,
-            inputs_embeds,
-            masks={"attention_mask": attention_mask, "global_attention_mask": global_attention_mask},
-            ids={
-                "input_ids": (input_ids, self.embeddings.word_embeddings.num_embeddings),
-                "token_type_ids": (token_type_ids, self.config.type_vocab_size),
-                "position_ids": (position_ids, self.config.max_position_embeddings),
-            },
-        )
+        num_embeddings = self.embeddings.word_embeddings.num_embeddings
+        inputs = checked_inputs(self.config, given, num_embeddings, cache, kwargs)
         head_masks = check_head_mask(self.config, head_mask)
-        if document_ids is None:
-            document_ids = flattened_documents(kwargs, position_ids)
-            position_ids = position_ids if document_ids is None else None
-        check_cache(self.config, cache, document_ids)
-        check_document_ids(document_ids, attention_mask, tokens.shape[:2])  # type: ignore[union-attr]
-        segments = None if document_ids is None else segments_of(document_ids)
-        if input_ids is not None:
-            self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
-        if output_attentions and self.config._attn_implementation != "eager":
-            logger.warning_once(
-                f'output_attentions=True is computed by the eager backend: "{self.config._attn_implementation}" has no '
-                "attention probabilities to return."
-            )
-        if global_attention_mask is None and (cache is None or not cache.get_seq_length()):
-            global_attention_mask = self.choose_global_attention(
-                input_ids, inputs_embeds, attention_mask, auto_global_attention, segments
-            )
-        valid, is_global = split_masks(attention_mask, global_attention_mask)
-        check_global_tokens(is_global, max_global_tokens)
-        check_continuation(cache, tokens.shape[0], is_global)  # type: ignore[union-attr]
-
+        self._warn(inputs, output_attentions)
+        segments = None if inputs.document_ids is None else segments_of(inputs.document_ids)
+        valid, is_global = self._masks(inputs, segments, cache, auto_global_attention, max_global_tokens)
         padding = None
         if cache is None:
             padding = self.find_padding(
-                attention_mask, input_ids, token_type_ids, position_ids, output_attentions, padding_states
+                inputs.attention_mask, input_ids, token_type_ids, inputs.position_ids, output_attentions, padding_states
             )
-        if position_ids is None:
-            position_ids = self._positions(input_ids, inputs_embeds, segments, cache)
-        if cache is not None:
-            cache.advance(position_ids)
-        batch = (input_ids, token_type_ids, position_ids, inputs_embeds)
-        if padding is not None:
-            batch = tuple(None if rows is None else padding.remove(rows) for rows in batch)  # type: ignore[assignment]
-        hidden_states = self.embeddings(*batch)
-        # Without a global token, returned attentions have no global columns; else a filler keeps the parameters in use.
-        traced = torch.compiler.is_compiling()
-        keep_empty = traced or (self.training and torch.is_grad_enabled() and not output_attentions)
-        if padding is None:
-            pattern = AttentionPattern.build(
-                valid,
-                is_global,
-                hidden_states,
-                keep_empty,
-                segments,
-                is_packed=segments is not None and len(segments) == 1 and not traced and not output_attentions,
-                is_causal=self.config.is_causal,
-                max_global_tokens=max_global_tokens,
-            )
-        else:
-            pattern = padding.pattern(is_global, keep_empty, segments, self.config.is_causal)
+        hidden_states = self._embed(inputs, segments, cache, padding)
+        pattern = self._pattern(
+            hidden_states, valid, is_global, segments, padding, output_attentions, max_global_tokens
+        )
         outputs: LongformerPlusModelOutput = self._encode(
             hidden_states,
             pattern,
@@ -329,14 +278,9 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
             return_dict=True,
         )
         if padding is not None:
-            outputs.last_hidden_state = padding.restore(outputs.last_hidden_state, fill_with_sample=True)
-            if outputs.hidden_states is not None:
-                # None for each that was not asked for.
-                outputs.hidden_states = tuple(
-                    None if states is None else padding.restore(states) for states in outputs.hidden_states
-                )
+            _put_back(padding, outputs)
         if self.pooler is not None:
-            outputs.pooler_output = self.pooler(first_valid_token(outputs.last_hidden_state, attention_mask))
+            outputs.pooler_output = self.pooler(first_valid_token(outputs.last_hidden_state, inputs.attention_mask))
         outputs.past_key_values = cache
         return outputs
 
@@ -351,19 +295,109 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
             return LongformerPlusCache(self.config)
         return past_key_values
 
-    def _positions(
+    def _warn(self, inputs: ModelInputs, output_attentions: bool) -> None:
+        """Say once what is taken and may not be meant."""
+        if inputs.input_ids is not None:
+            self.warn_if_padding_and_no_attention_mask(inputs.input_ids, inputs.attention_mask)
+        if output_attentions and self.config._attn_implementation != "eager":
+            logger.warning_once(
+                f'output_attentions=True is computed by the eager backend: "{self.config._attn_implementation}" has no '
+                "attention probabilities to return."
+            )
+
+    def _masks(
         self,
-        input_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
+        inputs: ModelInputs,
         segments: Tensor | None,
         cache: LongformerPlusCache | None,
+        auto_global_attention: Policy | None,
+        max_global_tokens: int | None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Which tokens are valid and which are asked to attend globally: (B, N) bool each, or None for all and none.
+
+        Args:
+            inputs: as checked.
+            segments: (B, N) int64 of the documents, where rows hold several.
+            cache: of the tokens before; only those of its first forward can attend globally.
+            auto_global_attention, max_global_tokens: as of the forward.
+
+        Raises:
+            ValueError: a row has more global tokens than promised, or does not go on from those of the cache.
+        """
+        global_attention_mask = inputs.global_attention_mask
+        if global_attention_mask is None and (cache is None or not cache.get_seq_length()):
+            global_attention_mask = self.choose_global_attention(
+                inputs.input_ids, inputs.inputs_embeds, inputs.attention_mask, auto_global_attention, segments
+            )
+        valid, is_global = split_masks(inputs.attention_mask, global_attention_mask)
+        check_global_tokens(is_global, max_global_tokens)
+        check_continuation(cache, inputs.tokens.shape[0], is_global)
+        return valid, is_global
+
+    def _embed(
+        self,
+        inputs: ModelInputs,
+        segments: Tensor | None,
+        cache: LongformerPlusCache | None,
+        padding: Padding | None,
     ) -> Tensor:
+        """(B, N) ids or (B, N, E) word embeddings -> (B, N, E), or (1, T, E) where the padding is taken out.
+
+        Raises:
+            ValueError: the table has too few positions.
+        """
+        position_ids = inputs.position_ids
+        if position_ids is None:
+            position_ids = self._positions(inputs, segments, cache)
+        if cache is not None:
+            cache.advance(position_ids)
+        rows = (inputs.input_ids, inputs.token_type_ids, position_ids, inputs.inputs_embeds)
+        if padding is not None:
+            rows = tuple(None if each is None else padding.remove(each) for each in rows)  # type: ignore[assignment]
+        return self.embeddings(*rows)
+
+    def _pattern(
+        self,
+        hidden_states: Tensor,
+        valid: Tensor | None,
+        is_global: Tensor | None,
+        segments: Tensor | None,
+        padding: Padding | None,
+        output_attentions: bool,
+        max_global_tokens: int | None,
+    ) -> AttentionPattern:
+        """Who may attend to whom among the tokens of `hidden_states`.
+
+        Args:
+            hidden_states: (B, N, E), or (1, T, E) where the padding is taken out.
+            valid, is_global: (B, N) bool, from `_masks`.
+            segments: (B, N) int64 of the documents, where rows hold several.
+            padding: what is taken out, if anything.
+            output_attentions, max_global_tokens: as of the forward.
+        """
+        traced = torch.compiler.is_compiling()
+        # Without a global token, returned attentions have no global columns; else a filler keeps the parameters in use.
+        keep_empty = traced or (self.training and torch.is_grad_enabled() and not output_attentions)
+        if padding is not None:
+            return padding.pattern(is_global, keep_empty, segments, self.config.is_causal)
+        return AttentionPattern.build(
+            valid,
+            is_global,
+            hidden_states,
+            keep_empty,
+            segments,
+            is_packed=segments is not None and len(segments) == 1 and not traced and not output_attentions,
+            is_causal=self.config.is_causal,
+            max_global_tokens=max_global_tokens,
+        )
+
+    def _positions(self, inputs: ModelInputs, segments: Tensor | None, cache: LongformerPlusCache | None) -> Tensor:
         """(B, N) or (1, N) position ids of a batch that comes without them.
 
         Raises:
             ValueError: the table has too few positions.
         """
-        position_ids = self.embeddings.positions(input_ids, inputs_embeds, segments)
+        position_ids = self.embeddings.positions(inputs.input_ids, inputs.inputs_embeds, segments)
         num_tokens = position_ids.shape[1]
         if cache is not None:
             position_ids = cache.positions(position_ids, first=self.embeddings.padding_idx + 1)
@@ -398,6 +432,16 @@ def split_masks(
         merged = attention_mask == 2
         is_global = merged if is_global is None else is_global | merged
     return attention_mask > 0, is_global
+
+
+def _put_back(padding: Padding, outputs: LongformerPlusModelOutput) -> None:
+    """Give the states of an encoder that saw no padding, (1, T, E) each, their places in the batch: (B, N, E)."""
+    outputs.last_hidden_state = padding.restore(outputs.last_hidden_state, fill_with_sample=True)
+    if outputs.hidden_states is not None:
+        # None for each that was not asked for.
+        outputs.hidden_states = tuple(
+            None if states is None else padding.restore(states) for states in outputs.hidden_states
+        )
 
 
 def first_valid_token(hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
+import signal
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -88,6 +92,12 @@ def missing_weight(folder: Path) -> None:
     change_weights(folder, lambda weights: weights.pop(name_of(weights, "1.output.dense.weight")))
 
 
+def whole_numbers(folder: Path) -> None:
+    change_weights(
+        folder, lambda weights: weights.update({name: each.to(torch.int8) for name, each in weights.items()})
+    )
+
+
 def missing_file(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
@@ -103,6 +113,16 @@ def a_bare_pickle(folder: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Payload(folder / "executed"), protocol=2))
 
 
+def a_pickled_list(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save([torch.zeros(2)], folder / "pytorch_model.bin")
+
+
+def a_pickle_with_numbers_for_names(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({1: torch.zeros(2)}, folder / "pytorch_model.bin")
+
+
 def a_pickle_that_grows(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     with zipfile.ZipFile(folder / "pytorch_model.bin", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -113,6 +133,18 @@ def a_pickle_that_grows(folder: Path) -> None:
 def an_index_that_leads_elsewhere(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder.parent / "other.safetensors")
     index = {"metadata": {}, "weight_map": {"a": "../other.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def an_index_with_an_absolute_path(folder: Path) -> None:
+    other = (folder / "model.safetensors").rename(folder.parent / "other.safetensors")
+    index = {"metadata": {}, "weight_map": {"a": str(other)}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def an_index_with_an_endless_name(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    index = {"metadata": {}, "weight_map": {"a": "a" * 5000}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
@@ -128,6 +160,29 @@ def too_many_layers(folder: Path) -> None:
 
 def a_huge_layer(folder: Path) -> None:
     change_config(folder, intermediate_size=10**12)
+
+
+def too_many_labels(folder: Path) -> None:
+    fields = json.loads((folder / "config.json").read_text())
+    fields = {name: value for name, value in fields.items() if name not in ("id2label", "label2id")}
+    (folder / "config.json").write_text(json.dumps({**fields, "num_labels": 10**9}))
+
+
+def architectures_that_are_no_names(folder: Path) -> None:
+    change_config(folder, architectures=[3])
+
+
+def attention_from_the_hub(folder: Path) -> None:
+    change_config(folder, _attn_implementation="someone/kernel")
+
+
+def weights_elsewhere(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder.parent / "other.safetensors")
+    change_config(folder, transformers_weights="../other.safetensors")
+
+
+def an_adapter_of_a_model_elsewhere(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/elsewhere"}))
 
 
 def nonsense_in_the_configuration(folder: Path) -> None:
@@ -157,14 +212,24 @@ DAMAGE = {
     empty_file: "model.safetensors is damaged",
     wrong_shape: "self.key.weight",
     missing_weight: "1.output.dense.weight",
+    whole_numbers: "no floating-point numbers: .* of",
     missing_file: "has no weights",
     code_in_a_pickle: "is not safe to read",
     a_bare_pickle: "is not safe to read",
+    a_pickled_list: "holds something else than tensors by name",
+    a_pickle_with_numbers_for_names: "holds something else than tensors by name",
     a_pickle_that_grows: "would grow to 20,000,002 bytes",
     an_index_that_leads_elsewhere: "not a file beside it",
+    an_index_with_an_absolute_path: "not a file beside it",
+    an_index_with_an_endless_name: "names 'a{200}', which is not a file beside it",
     a_part_is_missing: "not a file beside it",
     too_many_layers: "num_hidden_layers is 1000000000",
     a_huge_layer: "1000000000000",
+    too_many_labels: "num_labels=1000000000",
+    architectures_that_are_no_names: r"architectures=\[3\]",
+    attention_from_the_hub: "_attn_implementation='someone/kernel' names code",
+    weights_elsewhere: "has no weights",
+    an_adapter_of_a_model_elsewhere: "is an adapter, not a model",
     nonsense_in_the_configuration: "many",
     no_json: "config.json cannot be read",
     a_huge_tokenizer: "tokenizer.json has 209,715,200 bytes",
@@ -198,11 +263,58 @@ def test_code_beside_the_weights_is_not_run(folder: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize("folder", ["longformer"], indirect=True)
 def test_the_command_says_so_without_a_traceback(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     truncate(folder)
+    capsys.readouterr()
     for arguments in (["convert", str(folder), str(tmp_path / "output")], ["info", str(folder)]):
         with pytest.raises(SystemExit) as error:
             cli.main(arguments)
         assert error.value.code == 2
-        assert "model.safetensors is damaged" in capsys.readouterr().err
+        assert re.fullmatch(r"longformer-plus: error: \S+model.safetensors is damaged: .+\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("folder", ["longformer"], indirect=True)
+def test_missing_weights_are_said_in_one_place(
+    folder: Path, tmp_path: Path, warnings_of_transformers: pytest.LogCaptureFixture
+) -> None:
+    missing_weight(folder)
+    with pytest.raises(CheckpointError, match=r"1.output.dense.weight"):
+        convert_checkpoint(folder, tmp_path / "output")
+    assert not warnings_of_transformers.text
+
+
+@pytest.mark.parametrize("folder", ["longformer"], indirect=True)
+def test_weights_without_a_place_are_named(
+    folder: Path, tmp_path: Path, warnings_of_transformers: pytest.LogCaptureFixture
+) -> None:
+    change_weights(folder, lambda weights: weights.update({"something.else": torch.zeros(3)}))
+    convert_checkpoint(folder, tmp_path / "output")
+    assert "has no place for something.else" in warnings_of_transformers.text
+
+
+@pytest.mark.parametrize("folder", ["longformer"], indirect=True)
+def test_a_conversion_that_is_killed_changes_nothing(folder: Path, tmp_path: Path) -> None:
+    """Killed when the weights are written and the tokenizer is not, over another checkpoint."""
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output" / "config.json").write_text("{}")
+    code = (
+        "import os, signal, sys\n"
+        "from transformers import PreTrainedModel\n"
+        "from longformer_plus import cli\n"
+        "write = PreTrainedModel.save_pretrained\n"
+        "def write_and_die(*args, **kwargs):\n"
+        "    write(*args, **kwargs)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "PreTrainedModel.save_pretrained = write_and_die\n"
+        "cli.main(sys.argv[1:])\n"
+    )
+    command = ["convert", str(folder), str(tmp_path / "output"), "--overwrite"]
+    done = subprocess.run([sys.executable, "-c", code, *command], check=False, capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    assert [file.name for file in (tmp_path / "output").iterdir()] == ["config.json"]
+    assert (tmp_path / "output" / "config.json").read_text() == "{}"
+    # What is left beside it stands in nobody's way.
+    assert len(list(tmp_path.glob(".output.*.partial"))) == 1
+    assert cli.main(command) == 0
+    assert (tmp_path / "output" / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("folder", ["longformer"], indirect=True)

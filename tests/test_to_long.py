@@ -194,11 +194,12 @@ def test_untied_embeddings_stay_untied() -> None:
 @pytest.mark.parametrize(
     ("kind", "head", "changes", "message"),
     [
-        ("electra", "ForSequenceClassification", {}, "GELU where Longformer's has tanh"),
-        ("electra", "Model", {"embedding_size": 12}, "embedding_size=12"),
-        ("electra", "ForMultipleChoice", {"summary_activation": "gelu"}, "summary_activation='gelu'"),
-        ("bert", "ForMaskedLM", {"hidden_act": "relu"}, "hidden_act='relu'"),
-        ("roberta", "Model", {"is_decoder": True}, "is_decoder=True"),
+        ("electra", "ForSequenceClassification", {}, "GELU where Longformer's has tanh.*encoder alone"),
+        ("electra", "ForMultipleChoice", {"summary_activation": "gelu"}, "summary_activation='gelu'.*encoder alone"),
+        ("electra", "ForMultipleChoice", {"summary_type": "mean"}, "summary_type='mean'.*encoder alone"),
+        ("bert", "ForMaskedLM", {"hidden_act": "relu"}, "hidden_act='relu'.*encoder alone"),
+        ("electra", "Model", {"embedding_size": 12}, "embedding_size=12.*base and large discriminators"),
+        ("roberta", "Model", {"is_decoder": True}, "is_decoder=True.*is_decoder=False"),
         ("bert", "Model", {"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
     ],
 )
@@ -212,6 +213,15 @@ def test_what_longformer_cannot_compute_is_refused(
     with pytest.raises(ValueError, match=message):
         convert_to_long(tmp_path / "short", save_to=tmp_path / "long")
     assert not (tmp_path / "long").exists()
+
+
+@pytest.mark.parametrize("head", ["ForSequenceClassification", "ForMultipleChoice"])
+def test_the_encoder_of_a_head_that_is_refused(head: str, tmp_path: Path) -> None:
+    refused = short_model("electra", head, summary_activation="gelu")
+    refused.save_pretrained(tmp_path)
+    short = transformers.ElectraModel.from_pretrained(tmp_path)
+    inputs = pad_with(inputs_for("Model"), short)
+    compare(convert_to_long(short, 2 * SHORT, 100)(**inputs), refused.electra(**inputs), inputs)
 
 
 def test_arguments_and_models_that_are_not_allowed(tmp_path: Path) -> None:

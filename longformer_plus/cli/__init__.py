@@ -58,5 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except (ModuleNotFoundError, OSError, ValueError) as error:
-        parser.error(str(error))
+        # Without the usage, which does not help where a file is wrong.
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
     return 0

@@ -92,6 +92,11 @@ def _check_weights(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> Non
         "of another shape": [
             f"{name} {shapes[name]}, not {shape}" for name, shape in wanted.items() if shapes.get(name, shape) != shape
         ],
+        "no floating-point numbers": [
+            f"{name} of {tensor.dtype}"
+            for name, tensor in weights.items()
+            if name in wanted and not tensor.is_floating_point()
+        ],
     }
     if any(problems.values()):
         found = "; ".join(f"{problem}: {shortened(names)}" for problem, names in problems.items() if names)

@@ -118,7 +118,9 @@ def load_longformer_plus(
         )
     folder = find_checkpoint(model_or_path)
     model_class = class_named(read_config(folder).get("architectures"), folder)
-    return load_model(model_class, folder), tokenizer or load_tokenizer(folder)
+    # First what is small: its faults are found sooner.
+    tokenizer = tokenizer or load_tokenizer(folder)
+    return load_model(model_class, folder), tokenizer
 
 
 def class_named(architectures: Sequence[str] | None, checkpoint: object) -> type[LongformerPlusPreTrainedModel]:

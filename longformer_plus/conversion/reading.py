@@ -10,7 +10,8 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 Checkpoint = str | os.PathLike[str]
 
@@ -32,6 +36,8 @@ TENSORFLOW = ("tf_model.h5", "tf_model.h5.index.json")
 # Bytes. The largest tokenizers in use have some 35 MB.
 _LARGEST_JSON = 16 * 2**20
 _LARGEST_TOKENIZER = 128 * 2**20
+# transformers makes a name for each: a number from nowhere would fill the memory.
+_MOST_LABELS = 10**6
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "sentencepiece.bpe.model", "spiece.model")
 _BESIDE_VOCABULARIES = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
@@ -49,7 +55,7 @@ def find_checkpoint(checkpoint: Checkpoint) -> Path:
     Of the hub's repositories only the configuration, the tokenizer and one kind of weights are fetched.
 
     Raises:
-        CheckpointError: there is no such folder or repository, or it has no config.json.
+        CheckpointError: there is no such folder or repository, it has no config.json, or is an adapter.
         TypeError: `checkpoint` is neither a path nor a name.
     """
     if not isinstance(checkpoint, (str, os.PathLike)):
@@ -66,6 +72,11 @@ def find_checkpoint(checkpoint: Checkpoint) -> Path:
                 f"{checkpoint} is neither a folder here nor a repository that could be fetched from the hub "
                 f"({_first_line(error)})."
             ) from error
+    if (folder / "adapter_config.json").exists():
+        # transformers would load the model that it names, from anywhere.
+        raise CheckpointError(
+            f"{folder} is an adapter, not a model: it has an adapter_config.json. Merge it into its model first."
+        )
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} has no config.json: give the folder that a model was saved to.")
     return folder
@@ -84,9 +95,23 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The fields of a checkpoint's config.json.
 
     Raises:
-        CheckpointError: it is missing, too large, or no JSON object.
+        CheckpointError: it is missing, too large, no JSON object, or not safe to build a configuration from.
     """
-    return _read_json(folder / "config.json")
+    file = folder / "config.json"
+    fields = _read_json(file)
+    architectures = fields.get("architectures")
+    if architectures is not None and not (
+        isinstance(architectures, list) and all(isinstance(name, str) for name in architectures)
+    ):
+        raise CheckpointError(f"{file} says architectures={architectures!r}: a list of class names is expected.")
+    labels = fields.get("num_labels")
+    if isinstance(labels, int) and labels > _MOST_LABELS:
+        raise CheckpointError(f"{file} says num_labels={labels}: at most {_MOST_LABELS:,} are read.")
+    for name in ("attn_implementation", "_attn_implementation", "_attn_implementation_internal"):
+        # With a slash in it transformers takes it for the name of code on the hub.
+        if "/" in str(fields.get(name, "")):
+            raise CheckpointError(f"{file} is not safe to read: {name}={fields[name]!r} names code to be fetched.")
+    return fields
 
 
 def weight_files(folder: Path, kinds: Sequence[Sequence[str]] = (SAFETENSORS, PICKLES)) -> list[Path]:
@@ -108,11 +133,11 @@ def _parts(index: Path) -> list[Path]:
     names = _read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise CheckpointError(f"{index} names no files in its weight_map: it is damaged.")
-    files = [index.parent / name for name in sorted(set(names.values()))]
-    for file in files:
-        if file.name != file.relative_to(index.parent).as_posix() or not file.is_file():
-            raise CheckpointError(f"{index} names {file.name!r}, which is not a file beside it.")
-    return files
+    beside = {file.name for file in index.parent.iterdir() if file.is_file()}
+    for name in names.values():
+        if name not in beside:
+            raise CheckpointError(f"{index} names {name[:200]!r}, which is not a file beside it.")
+    return [index.parent / name for name in sorted(set(names.values()))]
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -133,8 +158,14 @@ def read_file(file: Path) -> dict[str, Tensor]:
     if file.suffix == ".safetensors":
         with safe_open(file, framework="pt") as tensors:
             return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
-    weights = guarded(file, lambda: torch.load(file, map_location="cpu", weights_only=True))
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+    return _load_pickle(file, "cpu")
+
+
+def _load_pickle(file: Path, device: str) -> dict[str, Tensor]:
+    weights = guarded(file, lambda: torch.load(file, map_location=device, weights_only=True))
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    ):
         raise CheckpointError(f"{file} holds something else than tensors by name: it is not a model's weights.")
     return weights
 
@@ -170,7 +201,9 @@ def load_model(model_class: type[_Model], folder: Path, **options: Any) -> _Mode
     """
     _check_sizes(model_class, folder)
     read: Any = partial(model_class.from_pretrained, folder, output_loading_info=True, weights_only=True, dtype="auto")
-    model, loading = guarded(folder, partial(read, **options))
+    # What does not fit is said below, in a line.
+    with _without_warnings():
+        model, loading = guarded(folder, partial(read, **options))
     missing = sorted(loading["missing_keys"])
     if missing and "add_pooling_layer" not in options and all(name.startswith("pooler.") for name in missing):
         return load_model(model_class, folder, add_pooling_layer=False, **options)
@@ -178,7 +211,20 @@ def load_model(model_class: type[_Model], folder: Path, **options: Any) -> _Mode
         raise CheckpointError(
             f"{folder} has no weights for {shortened(missing)}, of {model_class.__name__}: they would be random."
         )
+    if unexpected := sorted(loading["unexpected_keys"]):
+        logger.warning(f"{model_class.__name__} has no place for {shortened(unexpected)} of {folder}: left behind.")
     return model
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Without the warnings of transformers."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def check_layers(wanted: object, names: Iterable[str]) -> None:
@@ -195,18 +241,27 @@ def check_layers(wanted: object, names: Iterable[str]) -> None:
 
 def _check_sizes(model_class: type[PreTrainedModel], folder: Path) -> None:
     """Refuse a configuration that the weights do not fit, before a model of its size is built."""
-    shapes = {name: shape for name, (shape, _) in tensor_types(folder).items()}
-    check_layers(read_config(folder).get("num_hidden_layers"), shapes)
+    types = tensor_types(folder)
+    check_layers(read_config(folder).get("num_hidden_layers"), types)
     config = guarded(folder / "config.json", lambda: model_class.config_class.from_pretrained(folder))  # type: ignore[union-attr]
     with torch.device("meta"):
         wanted = guarded(folder / "config.json", lambda: model_class(config)).state_dict()
+    found = {name: types[name] for name in wanted if name in types}
     wrong = [
-        f"{name} {shapes[name]}, not {tuple(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if shapes.get(name, tensor.shape) != tensor.shape
+        f"{name} {shape}, not {tuple(wanted[name].shape)}"
+        for name, (shape, _) in found.items()
+        if shape != wanted[name].shape
     ]
     if wrong:
         raise CheckpointError(f"{folder} has weights of other shapes than its config.json says: {shortened(wrong)}.")
+    # "F32" and "BF16" in safetensors, "torch.float32" and "torch.bfloat16" in pickles.
+    wrong = [
+        f"{name} of {kind}"
+        for name, (_, kind) in found.items()
+        if wanted[name].is_floating_point() and not re.match(r"(torch\.)?b?f", kind, re.IGNORECASE)
+    ]
+    if wrong:
+        raise CheckpointError(f"{folder} has weights that are no floating-point numbers: {shortened(wrong)}.")
 
 
 def tensor_types(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -223,8 +278,8 @@ def tensor_types(folder: Path) -> dict[str, tuple[tuple[int, ...], str]]:
                 headers = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
                 types.update({name: (tuple(each.get_shape()), each.get_dtype()) for name, each in headers.items()})
         else:
-            loaded = guarded(file, lambda file=file: torch.load(file, map_location="meta", weights_only=True))  # type: ignore[misc]
-            types.update({name: (tuple(each.shape), str(each.dtype)) for name, each in loaded.items()})
+            tensors = _load_pickle(file, "meta")
+            types.update({name: (tuple(each.shape), str(each.dtype)) for name, each in tensors.items()})
     return types
 
 

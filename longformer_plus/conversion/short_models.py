@@ -121,6 +121,10 @@ _KNOWN = "RoBERTa, XLM-RoBERTa, CamemBERT, BERT and ELECTRA can, bare or with a 
 _NO_PLACE = {
     "ElectraForSequenceClassification": "its head has GELU where Longformer's has tanh",
 }
+ENCODER_ALONE = (
+    "Convert its encoder alone: load it with the bare class (such as transformers.ElectraModel), pass that model to "
+    "convert_to_long, and train a new head."
+)
 
 
 def class_named(architectures: Sequence[str] | None, folder: object) -> type[PreTrainedModel]:
@@ -159,7 +163,4 @@ def place_of(model: PreTrainedModel) -> tuple[Family, Head]:
 
 def _refuse_no_place(name: str) -> None:
     if name in _NO_PLACE:
-        raise ValueError(
-            f"{name} has no equal in Longformer: {_NO_PLACE[name]}. Convert its encoder alone: load it with the bare "
-            "class (…Model) and pass that, then train a new head."
-        )
+        raise ValueError(f"{name} has no equal in Longformer: {_NO_PLACE[name]}. {ENCODER_ALONE}")

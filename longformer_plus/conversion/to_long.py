@@ -12,7 +12,7 @@ from ..layers import tile_positions
 from ..modeling import LongformerPlusModel, LongformerPlusPreTrainedModel
 from .assembling import assemble, drop, rename, with_global_projections
 from .reading import Checkpoint, find_checkpoint, load_model, load_tokenizer, read_config
-from .short_models import ELECTRA, ROBERTA, Family, Head, class_named, place_of
+from .short_models import ELECTRA, ENCODER_ALONE, ROBERTA, Family, Head, class_named, place_of
 from .writing import check_output, save
 
 logger = logging.get_logger(__name__)
@@ -95,16 +95,24 @@ def convert_to_long(
 
 def _check_short(config: PreTrainedConfig, family: Family, head: Head) -> None:
     """Raise a ValueError for what a LongformerPlus model cannot compute."""
-    needed: list[tuple[str, object]] = [("is_decoder", False), ("add_cross_attention", False), *head.needs]
-    if hasattr(config, "position_embedding_type"):
-        needed.append(("position_embedding_type", "absolute"))
-    if family is ELECTRA:
-        needed.append(("embedding_size", config.hidden_size))
-    for name, value in needed:
-        if getattr(config, name, value) != value:
+    for name, value in head.needs:
+        if (given := getattr(config, name, value)) != value:
             raise ValueError(
-                f"{name}={getattr(config, name)!r} has no equal in {head.target.__name__}, which computes what "
-                f"{name}={value!r} does."
+                f"A head with {name}={given!r} has no equal in {head.target.__name__}, which computes what "
+                f"{name}={value!r} does. {ENCODER_ALONE}"
+            )
+    needed: dict[str, tuple[object, str]] = {
+        "is_decoder": (False, "load the model with is_decoder=False, if that is what it was trained as"),
+        "add_cross_attention": (False, "there is no place for the weights of attention to another model"),
+        "position_embedding_type": ("absolute", "there is no place for distances between tokens in attention"),
+    }
+    if family is ELECTRA:
+        reason = "small models and generators project narrower embeddings, base and large discriminators do not"
+        needed["embedding_size"] = (config.hidden_size, reason)
+    for name, (value, reason) in needed.items():
+        if (given := getattr(config, name, value)) != value:
+            raise ValueError(
+                f"{name}={given!r} has no equal in Longformer, which computes what {name}={value!r} does: {reason}."
             )
 
 
