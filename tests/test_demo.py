@@ -232,6 +232,20 @@ def test_every_question_has_an_answer(explorer: Explorer) -> None:
             json.dumps(explorer.answer("a", {"ask": ask, "token": 5, "layer": layer, "head": head}))
 
 
+def test_pictures_are_as_fine_as_the_page_can_show(explorer: Explorer) -> None:
+    explorer.analyse("a", TEXT, "cls")
+    for layer in (-1, 0):
+        view = explorer.answer("a", {"ask": "layer", "token": 5, "layer": layer, "columns": 30, "rows": 6})
+        picture, tokens = view["band"], len(base64.b64decode(view["received"]["codes"]))
+        assert picture["width"] == -(-tokens // picture["tokensPerColumn"])
+        assert 15 < picture["width"] <= 30
+        assert 3 < picture["height"] <= 6
+        assert len(base64.b64decode(picture["shades"])) == picture["width"] * picture["height"]
+        whole = explorer.answer("a", {"ask": "layer", "token": 5, "layer": layer})["band"]
+        assert whole["width"] == tokens
+        assert whole["largest"] == picture["largest"]
+
+
 def test_a_click_makes_a_token_global_and_local_again(explorer: Explorer) -> None:
     explorer.analyse("a", TEXT, "none")
     assert explorer.answer("a", {"ask": "global", "token": 7})["document"]["globals"] == [7]
@@ -282,6 +296,8 @@ def test_long_documents_are_cut_with_a_word_about_it(explorer: Explorer) -> None
         {"ask": "links", "token": 1, "layer": 77},
         {"ask": "links", "token": 1, "head": [1]},
         {"ask": "links", "token": 1, "direction": "up"},
+        {"ask": "layer", "token": 1, "columns": 0},
+        {"ask": "layer", "token": 1, "rows": "many"},
     ],
 )
 def test_questions_that_make_no_sense_are_refused(explorer: Explorer, question: dict) -> None:

@@ -100,7 +100,7 @@ for (const [name, title] of [["map", "Attention over the document"], ["band", "A
 
 // What the server sends
 
-async function onValue() {
+function onValue() {
   const value = props.value;
   if (!value || !value.kind) return;
   element.querySelector(".viewer").removeAttribute("aria-busy");
@@ -118,7 +118,7 @@ async function onValue() {
     element.querySelector(".viewer").hidden = false;
   }
   if (value.kind !== "links") {
-    const [band, fromGlobal, toGlobal] = await Promise.all([value.band, value.fromGlobal, value.toGlobal].map(coloured));
+    const [band, fromGlobal, toGlobal] = [value.band, value.fromGlobal, value.toGlobal].map(coloured);
     pictures = { band, fromGlobal, toGlobal };
     received = weightsOf(value.received);
   }
