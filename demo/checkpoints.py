@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -118,12 +119,13 @@ class AdaptedCheckpoint(Checkpoint):
         has_classes = (Path(name) / "config.json").is_file()
         super().__init__(name if has_classes else self.base)
         self.name = name
-        if adapter.task_type not in _ADAPTED:
+        task = _ADAPTED.get(adapter.task_type or "")
+        if task is None:
             raise ValueError(
                 f"The adapter {name} has the task type {adapter.task_type!r}. The demo shows adapters for "
                 f"{', '.join(_ADAPTED)}."
             )
-        self.config.architectures = [TASKS[_ADAPTED[adapter.task_type]].__name__]
+        self.config.architectures = [TASKS[task].__name__]
         if not has_classes and (num_classes := _num_classes(name)):
             self.config.num_labels = num_classes
 
@@ -137,7 +139,8 @@ class AdaptedCheckpoint(Checkpoint):
         from peft import PeftModel
 
         model = TASKS[str(self.task)].from_pretrained(self.base, config=self.config)
-        return PeftModel.from_pretrained(model, self.name).merge_and_unload().eval().requires_grad_(False)
+        adapted: Any = PeftModel.from_pretrained(model, self.name)
+        return adapted.merge_and_unload().eval().requires_grad_(False)
 
 
 def _num_classes(adapter: str) -> int | None:
