@@ -145,7 +145,7 @@ class AdaptedCheckpoint(Checkpoint):
 
 def _num_classes(adapter: str) -> int | None:
     """How many classes the head that is saved with an adapter has, None where it has no classes."""
-    with safe_open(Path(adapter) / "adapter_model.safetensors", "pt") as weights:
+    with safe_open(Path(adapter) / "adapter_model.safetensors", framework="pt") as weights:
         for name in weights.keys():  # noqa: SIM118
             if name.endswith(("classifier.weight", "classifier.out_proj.weight")):
                 return int(weights.get_slice(name).get_shape()[0])
