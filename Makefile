@@ -3,13 +3,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 DOCUMENT ?= LICENSE
 
-.PHONY: run demo test test-slow lint format bench-gpu clean
+.PHONY: run demo space test test-slow lint format bench-gpu clean
 
 run: .venv/installed ## a long document through tokenizer and model, timed beside transformers' Longformer
 	$(BIN)/longformer-plus quickstart $(DOCUMENT)
 
 demo: .venv/installed ## see in the browser what a model looks at; MODEL=a folder or a name on the hub
 	$(BIN)/longformer-plus demo $(if $(MODEL),--model $(MODEL))
+
+space: .venv/installed ## the demo as a Space and a container, into build/space; see docs/space
+	rm -rf build/space
+	mkdir -p build
+	cp -r docs/space build/space
+	$(BIN)/python -m pip install --quiet --no-deps --target build/space .
 
 test: .venv/installed .cache/suite ## the tests
 	$(BIN)/python -m pytest -n 2

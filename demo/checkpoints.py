@@ -7,8 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer, TokenizersBackend
 
 import longformer_plus
@@ -28,6 +31,12 @@ TASKS: dict[str, type[LongformerPlusPreTrainedModel]] = {
     "question-answering": LongformerPlusForQuestionAnswering,
     "text-classification": LongformerPlusForSequenceClassification,
     "token-classification": LongformerPlusForTokenClassification,
+}
+# PEFT's task types.
+_ADAPTED = {
+    "QUESTION_ANS": "question-answering",
+    "SEQ_CLS": "text-classification",
+    "TOKEN_CLS": "token-classification",
 }
 # Beyond it a document is too long to look at, whatever the model has room for.
 MOST_TOKENS = 16_384
@@ -91,6 +100,80 @@ class Checkpoint:
             model(ids)
 
 
+class AdaptedCheckpoint(Checkpoint):
+    """A PEFT adapter, merged into the checkpoint that it was trained on.
+
+    Args:
+        name: the adapter's folder. A config.json in it may name the classes.
+        base: the checkpoint; by default the one that the adapter was trained on, where it lay then.
+
+    Raises:
+        ValueError: the adapter is for no task of the demo, or for another model.
+    """
+
+    def __init__(self, name: str, base: str | None = None) -> None:
+        from peft import PeftConfig
+
+        adapter = PeftConfig.from_pretrained(name)
+        self.base = base or str(adapter.base_model_name_or_path)
+        has_classes = (Path(name) / "config.json").is_file()
+        super().__init__(name if has_classes else self.base)
+        self.name = name
+        task = _ADAPTED.get(adapter.task_type or "")
+        if task is None:
+            raise ValueError(
+                f"The adapter {name} has the task type {adapter.task_type!r}. The demo shows adapters for "
+                f"{', '.join(_ADAPTED)}."
+            )
+        self.config.architectures = [TASKS[task].__name__]
+        if not has_classes and (num_classes := _num_classes(name)):
+            self.config.num_labels = num_classes
+
+    @cached_property
+    def tokenizer(self) -> TokenizersBackend:
+        """That of the checkpoint that was adapted."""
+        return AutoTokenizer.from_pretrained(self.base)  # type: ignore[return-value]
+
+    @cached_property
+    def _model(self) -> LongformerPlusPreTrainedModel:
+        from peft import PeftModel
+
+        model = TASKS[str(self.task)].from_pretrained(self.base, config=self.config)
+        adapted: Any = PeftModel.from_pretrained(model, self.name)
+        return adapted.merge_and_unload().eval().requires_grad_(False)
+
+
+def _num_classes(adapter: str) -> int | None:
+    """How many classes the head that is saved with an adapter has, None where it has no classes."""
+    with safe_open(Path(adapter) / "adapter_model.safetensors", framework="pt") as weights:
+        for name in weights.keys():  # noqa: SIM118
+            if name.endswith(("classifier.weight", "classifier.out_proj.weight")):
+                return int(weights.get_slice(name).get_shape()[0])
+    return None
+
+
+def load(name: str, base: str | None = None) -> Checkpoint:
+    """A checkpoint, or a PEFT adapter on one.
+
+    Args:
+        name: a folder, or, of a checkpoint, a name on the hub.
+        base: what an adapter was trained on, if no longer where it lay then.
+    """
+    is_adapter = (Path(name) / "adapter_config.json").is_file()
+    return AdaptedCheckpoint(name, base) if is_adapter else Checkpoint(name)
+
+
+def shipped(task: str | None = None) -> str | None:
+    """The folder of what comes with the package: for a task, or to be explored; None where nothing does."""
+    find = getattr(longformer_plus, "shipped_checkpoint", None)
+    if find is None:
+        return None
+    try:
+        return str(find() if task is None else find(task))
+    except ValueError:
+        return None
+
+
 @dataclass(frozen=True)
 class Checkpoints:
     """The checkpoint that is explored, and those of the tasks.
@@ -109,29 +192,30 @@ class Checkpoints:
 
         Args:
             model: a folder or a name on the hub, or None for the checkpoint that comes with the package.
-            by_task: the same for tasks, by their names with underscores; by default `model`, where it has the head.
+            by_task: the same for tasks, or folders of PEFT adapters, by the tasks' names with underscores; by default
+                `model`, where it has the head, and, with the model of the package, what comes with it for the task.
 
         Raises:
             ValueError: no checkpoint is given and none comes with the package, or one has another head than its task.
         """
+        chosen = {option.replace("_", "-"): name for option, name in by_task.items() if name is not None}
+        ours: dict[str, str] = {}
         if model is None:
-            shipped = getattr(longformer_plus, "shipped_checkpoint", None)
-            if shipped is None:
-                raise ValueError(
-                    "No checkpoint comes with this version of the package. Name one: --model FOLDER, or a name on the "
-                    "hub such as --model allenai/longformer-base-4096."
-                )
-            model = str(shipped())
-        explored = Checkpoint(model)
-        chosen = {explored.task: explored} if explored.task else {}
-        for option, name in by_task.items():
-            if name is None:
-                continue
-            task = option.replace("_", "-")
-            checkpoint = explored if name == model else Checkpoint(name)
+            model = shipped()
+            ours = {task: name for task in TASKS if task not in chosen and (name := shipped(task))}
+        if model is None:
+            raise ValueError(
+                "No checkpoint comes with this version of the package. Name one: --model FOLDER, or a name on the "
+                "hub such as --model allenai/longformer-base-4096."
+            )
+        explored = load(model)
+        found = {explored.task: explored} if explored.task else {}
+        for task, name in {**ours, **chosen}.items():
+            # Our adapters are on our checkpoint, wherever the package is installed.
+            checkpoint = explored if name == model else load(name, model if task in ours else None)
             if checkpoint.task != task:
                 raise ValueError(
                     f"{name} has no head for {task}: it is a checkpoint for {checkpoint.task or 'no task'}."
                 )
-            chosen[task] = checkpoint
-        return cls(explored, chosen)
+            found[task] = checkpoint
+        return cls(explored, found)

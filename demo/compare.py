@@ -12,12 +12,14 @@ import gradio as gr
 from longformer_plus.attention import ALL_ATTENTION_FUNCTIONS
 from longformer_plus.benchmark import Plan, Point, circumstances
 from longformer_plus.benchmark_workloads import Workload
+from longformer_plus.inspection import why_not_forward
 
 from .documents import InputError
 from .viewer import viewer
 from .visitors import stamped, told
 
 THEIRS = "transformers"
+FLEX = "flex_attention"
 LENGTHS = (256, 512, 1024, 2048, 4096)
 LAYERS = 2
 REPEATS = 3
@@ -27,7 +29,7 @@ _MEASURING = threading.Lock()
 
 def contenders() -> list[str]:
     """The backends that are there, and transformers' Longformer."""
-    wanted = ("eager", "sdpa", "flex_attention")
+    wanted = ("eager", "sdpa", FLEX)
     return [*(name for name in wanted if name in ALL_ATTENTION_FUNCTIONS.valid_keys()), THEIRS]
 
 
@@ -49,16 +51,22 @@ def measure(names: list[str], longest: int, with_memory: bool) -> Generator[dict
     if not _MEASURING.acquire(blocking=False):
         raise InputError("Another visitor is measuring: two at once would disturb one another. Try again in a minute.")
     try:
+        notes: list[str] = []
+        if FLEX in chosen:
+            yield _view({}, notes, 0.0, f"compiling {FLEX}, the first time for tens of seconds on a CPU")
+            if reason := why_not_forward(FLEX):
+                chosen.remove(FLEX)
+                notes.append(f"{FLEX} cannot run here and is left out: {reason}. sdpa would do its work.")
         curves: dict[str, list[list[float | None]]] = {name: [] for name in chosen}
         steps = [(length, name) for length in lengths for name in chosen]
         for done, (length, name) in enumerate(steps):
-            yield _view(curves, done / len(steps), f"measuring {name} at {length:,} tokens")
+            slowly = ", compiled for it first" if name == FLEX else ""
+            yield _view(curves, notes, done / len(steps), f"measuring {name} at {length:,} tokens{slowly}")
             point = _measure_one(name, length, with_memory)
             seconds, memory = point.median(_model(name)), point.memory.get(_model(name))
             curves[name].append([length, seconds, None if memory is None else memory / 2**20])
-            if point.failures:
-                yield _view(curves, done / len(steps), f"{name}: {next(iter(point.failures.values()))}")
-        yield _view(curves, 1.0, "done")
+            notes += [f"{name} failed at {length:,} tokens: {reason}" for reason in point.failures.values()]
+        yield _view(curves, notes, 1.0, "done")
     finally:
         _MEASURING.release()
 
@@ -73,9 +81,10 @@ def _measure_one(name: str, length: int, with_memory: bool) -> Point:
     return Plan([workload], [_model(name)], REPEATS, with_memory=with_memory).measure(workload)
 
 
-def _view(curves: dict[str, list[list[float | None]]], share: float, doing: str) -> dict[str, Any]:
+def _view(curves: dict[str, list[list[float | None]]], notes: list[str], share: float, doing: str) -> dict[str, Any]:
     return {
         "curves": curves,
+        "notes": list(notes),
         "share": share,
         "doing": doing,
         "where": f"Forward of {LAYERS} base-size layers, window 512, one global token, batch 1, float32, medians of "
@@ -87,7 +96,13 @@ def compare_tab() -> None:
     """The tab's components and what they do."""
     gr.Markdown("Random weights: time and memory do not depend on what a model has learnt.")
     with gr.Row():
-        names = gr.CheckboxGroup(contenders(), value=contenders(), label="Measured", elem_id="compare-names")
+        names = gr.CheckboxGroup(
+            contenders(),
+            value=[name for name in contenders() if name != FLEX],
+            label="Measured",
+            info=f"{FLEX} is compiled before it is measured: on a CPU that takes tens of seconds the first time.",
+            elem_id="compare-names",
+        )
         longest = gr.Dropdown(list(LENGTHS), value=2048, label="Up to, in tokens")
         with_memory = gr.Checkbox(False, label="Memory too", info="Each in a process of its own: takes longer.")
     with gr.Row():

@@ -23,12 +23,13 @@ from longformer_plus.attention_maps import (
     to_html,
 )
 from longformer_plus.attention_maps.maps import Direction
+from longformer_plus.attention_maps.pictures import MOST_COLUMNS, MOST_ROWS
 from longformer_plus.global_attention import Policy, build_global_attention_mask
 
 from .checkpoints import Checkpoint
 from .documents import InputError, check_text
 from .store import VisitorStore
-from .views import document_view, layer_view, links_view, scores_view
+from .views import Pictures, document_view, layer_view, links_view, scores_view
 
 # The mean of a long text is between 3 and 6.
 MOST_CHARACTERS_PER_TOKEN = 32
@@ -45,19 +46,18 @@ class Explored:
         document: the text and its attention.
         input_ids: (1, N).
         global_positions: the tokens that attend globally.
-        mean_view: the pictures of the mean of all layers and heads, which take longest to make.
+        mean: the pictures of the mean of all layers and heads, which take longest to make.
     """
 
     document: DocumentMaps
     input_ids: Tensor
     global_positions: list[int]
-    mean_view: dict[str, Any]
+    mean: Pictures
 
     @property
     def num_bytes(self) -> int:
         """What is held for the visitor."""
-        pictures = (self.mean_view[name]["png"] for name in ("band", "fromGlobal", "toGlobal"))
-        return self.document.maps.num_bytes + len(self.document.text) + sum(map(len, pictures))
+        return self.document.maps.num_bytes + len(self.document.text) + self.mean.num_bytes
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class Question:
         token: a position.
         layer, head: their indices, None for the mean of all.
         direction: "to" or "from".
+        columns, rows: the pixels that there are for a picture.
     """
 
     ask: str
@@ -76,6 +77,8 @@ class Question:
     layer: int | None
     head: int | None
     direction: Direction
+    columns: int
+    rows: int
 
     @classmethod
     def read(cls, sent: Mapping[str, Any], maps: AttentionMaps) -> Question:
@@ -88,10 +91,14 @@ class Question:
             token = int(sent.get("token", 0))
             layer, head = (int(sent.get(name, -1)) for name in ("layer", "head"))
             direction = sent.get("direction", "to")
+            columns, rows = (
+                min(int(sent.get(name, most)), most) for name, most in (("columns", MOST_COLUMNS), ("rows", MOST_ROWS))
+            )
             within = 0 <= token < maps.num_tokens and -1 <= layer < maps.num_layers and -1 <= head < maps.num_heads
-            if not within or direction not in ("to", "from"):
+            if not within or direction not in ("to", "from") or min(columns, rows) < 1:
                 raise InputError(NOT_THERE)
-            return cls(str(sent["ask"]), token, None if layer < 0 else layer, None if head < 0 else head, direction)
+            where = (None if layer < 0 else layer, None if head < 0 else head)
+            return cls(str(sent["ask"]), token, *where, direction, columns, rows)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(NOT_THERE) from error
 
@@ -169,9 +176,10 @@ class Explorer:
         if question.ask == "links":
             return {"kind": "links", **where, "links": links}
         if question.ask == "layer":
+            size = question.columns, question.rows
             is_mean = layer is None and head is None
-            pictures = explored.mean_view if is_mean else layer_view(maps, layer, head)
-            return {"kind": "layer", **where, **pictures, "links": links}
+            pictures = explored.mean.shrunk(*size) if is_mean else Pictures.of(maps, layer, head, *size)
+            return {"kind": "layer", **where, **layer_view(maps, layer, head, pictures), "links": links}
         raise InputError(NOT_THERE)
 
     def _ids(self, text: str) -> Tensor:
@@ -192,7 +200,7 @@ class Explorer:
         with self.checkpoint.running() as model:
             document = attention_maps(model, self.checkpoint.tokenizer, text, global_positions=global_positions)
         maps = document.maps
-        explored = Explored(document, ids, global_positions, layer_view(maps, None, None))
+        explored = Explored(document, ids, global_positions, Pictures.of(maps, None, None))
         try:
             self.store.put(visitor, explored, explored.num_bytes)
         except ValueError as error:
@@ -206,7 +214,7 @@ class Explorer:
             "seconds": round(time.perf_counter() - started, 2),
             "cut": limit if is_cut else "",
             "document": document_view(document),
-            **explored.mean_view,
+            **layer_view(maps, None, None, explored.mean),
             "layer": -1,
             "head": -1,
             "links": links_view(maps, min(token, maps.num_tokens - 1), "to", None, None),

@@ -8,6 +8,7 @@ Shapes: N tokens, L layers, H heads, G global tokens.
 from __future__ import annotations
 
 import base64
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,8 +16,11 @@ from torch import Tensor
 
 from longformer_plus.attention_maps import AttentionMaps, DocumentMaps, Picture, band_picture, global_picture
 from longformer_plus.attention_maps.maps import Choice, Direction
+from longformer_plus.attention_maps.pictures import MOST_COLUMNS, MOST_ROWS
 
 STRONGEST = 16
+# A line for each global token, as long as lines can be told apart.
+_MOST_GLOBAL_ROWS = 64
 
 
 def weights_view(weights: Tensor) -> dict[str, Any]:
@@ -27,10 +31,13 @@ def weights_view(weights: Tensor) -> dict[str, Any]:
 
 
 def picture_view(picture: Picture) -> dict[str, Any]:
-    """A picture as a PNG and what its pixels mean."""
+    """A picture as a byte for each pixel, in base64, and what its pixels mean.
+
+    A PNG would be a quarter smaller, but the browser would have to decode it apart and read it back.
+    """
     height, width = picture.shades.shape
     return {
-        "png": base64.b64encode(picture.png()).decode() if height else "",
+        "shades": base64.b64encode(picture.shades.numpy().tobytes()).decode(),
         "width": width,
         "height": height,
         "largest": picture.largest,
@@ -66,12 +73,54 @@ def document_view(document: DocumentMaps) -> dict[str, Any]:
     }
 
 
-def layer_view(maps: AttentionMaps, layers: Choice, heads: Choice) -> dict[str, Any]:
-    """The pictures of a layer and a head, or of several, averaged."""
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of a layer and a head, or of several, averaged.
+
+    Attributes:
+        band: the windows.
+        from_global: what the global tokens attend to.
+        to_global: who attends to the global tokens.
+    """
+
+    band: Picture
+    from_global: Picture
+    to_global: Picture
+
+    @classmethod
+    def of(
+        cls,
+        maps: AttentionMaps,
+        layers: Choice,
+        heads: Choice,
+        most_columns: int = MOST_COLUMNS,
+        most_rows: int = MOST_ROWS,
+    ) -> Pictures:
+        """In at most so many pixels."""
+        choice, size = (layers, heads), (most_columns, min(most_rows, _MOST_GLOBAL_ROWS))
+        return cls(
+            band_picture(maps, *choice, most_columns, most_rows),
+            global_picture(maps, "from", *choice, *size),
+            global_picture(maps, "to", *choice, *size),
+        )
+
+    def shrunk(self, most_columns: int, most_rows: int) -> Pictures:
+        """The same in at most so many pixels."""
+        pictures = (self.band, self.from_global, self.to_global)
+        return Pictures(*(picture.shrunk(most_columns, most_rows) for picture in pictures))
+
+    @property
+    def num_bytes(self) -> int:
+        """What they take in memory."""
+        return sum(picture.shades.nbytes for picture in (self.band, self.from_global, self.to_global))
+
+
+def layer_view(maps: AttentionMaps, layers: Choice, heads: Choice, pictures: Pictures) -> dict[str, Any]:
+    """A layer and a head, or several, averaged, as their pictures and what each token receives."""
     return {
-        "band": picture_view(band_picture(maps, layers, heads)),
-        "fromGlobal": picture_view(global_picture(maps, "from", layers, heads, most_rows=64)),
-        "toGlobal": picture_view(global_picture(maps, "to", layers, heads, most_rows=64)),
+        "band": picture_view(pictures.band),
+        "fromGlobal": picture_view(pictures.from_global),
+        "toGlobal": picture_view(pictures.to_global),
         "received": weights_view(maps.received(layers, heads)),
     }
 

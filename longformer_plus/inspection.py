@@ -1,4 +1,4 @@
-"""How large a model is: its parameters, and the memory that it needs at a length, measured."""
+"""How large a model is, its parameters and the memory that it needs at a length, measured; and which backends run."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
+from .attention.flex import why_not
 from .benchmark import peak_beyond
 from .configuration import LongformerPlusConfig
 from .conversion.longformer import CLASSES
 from .heads import LongformerPlusForMultipleChoice
-from .modeling import LongformerPlusPreTrainedModel
+from .modeling import LongformerPlusModel, LongformerPlusPreTrainedModel
 
 _ADAMW_STATES = 2
 _BYTES = 4  # of float32
@@ -77,6 +78,42 @@ def count_parameters(model_class: type[LongformerPlusPreTrainedModel], config: L
     """The parameters of a model, those that are tied counted once."""
     with torch.device("meta"):
         return model_class(config).num_parameters()
+
+
+def why_not_forward(backend: str, device: str = "cpu") -> str | None:
+    """Why a backend cannot compute a forward on a device, in a few words; None where it can.
+
+    Found out by running a small model, for which FlexAttention is compiled: on a CPU that takes tens of seconds.
+
+    Args:
+        backend: its `attn_implementation`.
+        device: as torch names it.
+    """
+    try:
+        run_small_model(backend, device, with_gradient=False)
+    except Exception as error:
+        return in_short(error)
+    # What cannot be compiled is no error: sdpa does its work.
+    return why_not(torch.zeros(1, 1, 1, 16, device=device)) if backend == "flex_attention" else None
+
+
+def run_small_model(backend: str, device: str, with_gradient: bool) -> None:
+    """A forward, or a forward and a backward, of a small model over 300 tokens."""
+    config = LongformerPlusConfig(
+        vocab_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    model = LongformerPlusModel._from_config(config, attn_implementation=backend).to(device).eval()
+    ids = torch.full((1, 300), 5, device=device)
+    with torch.set_grad_enabled(with_gradient):
+        states = model(ids, global_attention_mask=torch.zeros_like(ids)).last_hidden_state
+    if with_gradient:
+        states.sum().backward()
+
+
+def in_short(error: Exception) -> str:
+    """The first sentence of an error."""
+    sentence = str(error).strip().splitlines()[0].partition(". ")[0] if str(error).strip() else ""
+    return sentence or type(error).__name__
 
 
 def _peak(name: str, fields: dict[str, Any], length: int, layers: int, training: bool) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import threading
 import zipfile
 from collections.abc import Callable
@@ -14,15 +15,17 @@ import torch
 
 pytest.importorskip("gradio")
 
+import longformer_plus
 from longformer_plus.benchmark import Point
 from longformer_plus.benchmark_workloads import Workload
 from longformer_plus.cli import main
 from longformer_plus.demo import compare, documents, reader, tasks
-from longformer_plus.demo.checkpoints import Checkpoint, Checkpoints
+from longformer_plus.demo.checkpoints import TASKS, Checkpoint, Checkpoints, load
 from longformer_plus.demo.documents import InputError, check_text, read_upload, sample
 from longformer_plus.demo.explorer import POLICIES, Explored, Explorer
 from longformer_plus.demo.store import VisitorStore
 from longformer_plus.demo.views import weights_view
+from longformer_plus.inspection import why_not_forward
 
 TEXT = "The captain looked at the sea. The wind had blown for three days! <script>alert(1)</script> Who knows?\n" * 4
 
@@ -232,6 +235,20 @@ def test_every_question_has_an_answer(explorer: Explorer) -> None:
             json.dumps(explorer.answer("a", {"ask": ask, "token": 5, "layer": layer, "head": head}))
 
 
+def test_pictures_are_as_fine_as_the_page_can_show(explorer: Explorer) -> None:
+    explorer.analyse("a", TEXT, "cls")
+    for layer in (-1, 0):
+        view = explorer.answer("a", {"ask": "layer", "token": 5, "layer": layer, "columns": 30, "rows": 6})
+        picture, tokens = view["band"], len(base64.b64decode(view["received"]["codes"]))
+        assert picture["width"] == -(-tokens // picture["tokensPerColumn"])
+        assert 15 < picture["width"] <= 30
+        assert 3 < picture["height"] <= 6
+        assert len(base64.b64decode(picture["shades"])) == picture["width"] * picture["height"]
+        whole = explorer.answer("a", {"ask": "layer", "token": 5, "layer": layer})["band"]
+        assert whole["width"] == tokens
+        assert whole["largest"] == picture["largest"]
+
+
 def test_a_click_makes_a_token_global_and_local_again(explorer: Explorer) -> None:
     explorer.analyse("a", TEXT, "none")
     assert explorer.answer("a", {"ask": "global", "token": 7})["document"]["globals"] == [7]
@@ -282,6 +299,8 @@ def test_long_documents_are_cut_with_a_word_about_it(explorer: Explorer) -> None
         {"ask": "links", "token": 1, "layer": 77},
         {"ask": "links", "token": 1, "head": [1]},
         {"ask": "links", "token": 1, "direction": "up"},
+        {"ask": "layer", "token": 1, "columns": 0},
+        {"ask": "layer", "token": 1, "rows": "many"},
     ],
 )
 def test_questions_that_make_no_sense_are_refused(explorer: Explorer, question: dict) -> None:
@@ -377,6 +396,62 @@ def test_checkpoints_know_their_task(task_checkpoints: dict[str, Path]) -> None:
         Checkpoints.find(str(task_checkpoints["fill-mask"]), text_classification=str(task_checkpoints["fill-mask"]))
 
 
+@pytest.fixture
+def shipped(task_checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """What a package could come with: a checkpoint, two adapters on it, and a whole checkpoint for a third task."""
+    peft = pytest.importorskip("peft")
+    base = shutil.copytree(task_checkpoints["fill-mask"], tmp_path / "base")
+    folders = {"text-classification": task_checkpoints["text-classification"]}
+    for task, task_type in (("question-answering", "QUESTION_ANS"), ("token-classification", "TOKEN_CLS")):
+        model = TASKS[task].from_pretrained(base, num_labels=2 if task_type == "QUESTION_ANS" else 5)
+        adapted = peft.get_peft_model(model, peft.LoraConfig(task_type=task_type, init_lora_weights=False))
+        adapted.save_pretrained(tmp_path / task)
+        folders[task] = tmp_path / task
+    # Where the adapters were trained is not where they are used.
+    folders["base"] = base.rename(tmp_path / "moved")
+
+    def shipped_checkpoint(task: str | None = None) -> Path:
+        if (task or "base") not in folders:
+            raise ValueError(f"{task} does not ship: {', '.join(folders)} do.")
+        return folders[task or "base"]
+
+    monkeypatch.setattr(longformer_plus, "shipped_checkpoint", shipped_checkpoint, raising=False)
+    return folders
+
+
+def test_what_comes_with_the_package_serves_every_tab(shipped: dict[str, Path]) -> None:
+    found = Checkpoints.find(None)
+    assert found.explored.name == str(shipped["base"])
+    assert set(found.by_task) == set(TASKS)
+    assert found.by_task["fill-mask"] is found.explored
+    assert len(tasks.ask(found.by_task["question-answering"], "Who?", TEXT)["marks"]) == 5
+    labels = {mark["label"] for mark in tasks.tag(found.by_task["token-classification"], TEXT)["marks"]}
+    assert labels <= {f"LABEL_{index}" for index in range(5)}
+    assert len(tasks.classify(found.by_task["text-classification"], TEXT)["results"]) == 2
+    del shipped["token-classification"]
+    assert set(Checkpoints.find(None).by_task) == set(TASKS) - {"token-classification"}
+
+
+def test_an_adapter_computes_what_peft_computes(shipped: dict[str, Path]) -> None:
+    peft = pytest.importorskip("peft")
+    checkpoint = load(str(shipped["token-classification"]), str(shipped["base"]))
+    base = TASKS["token-classification"].from_pretrained(shipped["base"], num_labels=5)
+    adapted = peft.PeftModel.from_pretrained(base, shipped["token-classification"]).eval()
+    ids = checkpoint.tokenizer(TEXT, truncation=True, max_length=100, return_tensors="pt")["input_ids"]
+    with checkpoint.running() as model, torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, adapted(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_classes_of_an_adapter_are_named_by_its_configuration(shipped: dict[str, Path]) -> None:
+    folder = shipped["token-classification"]
+    config = longformer_plus.LongformerPlusConfig.from_pretrained(shipped["base"])
+    config.id2label = {index: f"CLASS{index}" for index in range(5)}
+    config.save_pretrained(folder)
+    with load(str(folder), str(shipped["base"])).running() as model:
+        assert model.config.id2label[4] == "CLASS4"
+        assert model.classifier.out_features == 5
+
+
 def test_checkpoints_of_other_models_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match="checkpoint of 'bert'"):
@@ -384,8 +459,6 @@ def test_checkpoints_of_other_models_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_command_says_what_to_pass(capsys: pytest.CaptureFixture[str]) -> None:
-    import longformer_plus
-
     if hasattr(longformer_plus, "shipped_checkpoint"):
         pytest.skip("a checkpoint comes with the package")
     with pytest.raises(SystemExit):
@@ -412,7 +485,28 @@ def test_measuring_gives_a_point_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
     assert views[-1]["share"] == 1.0
     assert views[-1]["curves"]["transformers"] == [[256, 2.0, 2.0], [512, 2.0, 2.0]]
     assert views[-1]["curves"]["eager"] == [[256, 2.0, 2.0], [512, None, 2.0]]
-    assert any("out of memory" in view["doing"] for view in views)
+    assert views[-1]["notes"] == ["eager failed at 512 tokens: out of memory"]
+
+
+def test_flex_attention_is_left_out_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = Point(Workload(256, "forward"), 256, {"longformer_plus": [1.0]}, {}, {})
+    monkeypatch.setattr(compare, "_measure_one", lambda *_: point)
+    assert "flex_attention" in compare.contenders()
+    for reason, measured in ((None, {"sdpa", "flex_attention"}), ("there is no C++ compiler", {"sdpa"})):
+        monkeypatch.setattr(compare, "why_not_forward", lambda _, reason=reason: reason)
+        views = list(compare.measure(["sdpa", "flex_attention"], 256, with_memory=False))
+        assert "compiling" in views[0]["doing"]
+        assert set(views[-1]["curves"]) == measured
+        assert any("no C++ compiler" in note for note in views[-1]["notes"]) == (reason is not None)
+
+
+def test_a_backend_that_cannot_be_compiled_is_told_by_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    from longformer_plus.attention import flex
+
+    assert why_not_forward("sdpa") is None
+    assert "no_such" in str(why_not_forward("no_such"))
+    monkeypatch.setitem(flex._failures, ("cpu", torch.float32), "it does not compile here (no compiler)")
+    assert why_not_forward("flex_attention") == "it does not compile here (no compiler)"
 
 
 def test_one_visitor_measures_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

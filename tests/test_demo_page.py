@@ -159,10 +159,10 @@ class Page:
             self.browser.execute_script(f"return document.querySelector('#{viewer} [data-shown]')?.dataset.shown ?? 0")
         )
 
-    def until_shown(self, viewer: str, act: Callable[[], object]) -> None:
+    def until_shown(self, viewer: str, act: Callable[[], object], seconds: float = 20) -> None:
         before = self.shown(viewer)
         act()
-        self.wait(lambda: self.shown(viewer) > before)
+        self.wait(lambda: self.shown(viewer) > before, seconds)
 
     def type(self, selector: str, text: str) -> None:
         self.one(selector).send_keys(text)

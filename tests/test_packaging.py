@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,18 @@ def test_the_version_stands_in_one_place(project: dict) -> None:
 
     assert project["project"]["dynamic"] == ["version"]
     assert version("longformer-plus") == longformer_plus.__version__
+
+
+def test_the_space_pins_what_the_demo_needs(project: dict) -> None:
+    folder = ROOT / "docs" / "space"
+    lines = (folder / "requirements.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if "==" in line)
+    wanted = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["demo"], "peft"]
+    names = {re.split("[<>=[]", requirement)[0] for requirement in wanted} - {"longformer-plus"}
+    assert set(pinned) == names
+    constraints = (ROOT / "constraints.txt").read_text().splitlines()
+    assert {f"{name}=={version}" for name, version in pinned.items()} <= set(constraints)
+    assert f"sdk_version: {pinned['gradio']}\n" in (folder / "README.md").read_text()
 
 
 def test_the_package_is_typed() -> None:

@@ -12,6 +12,9 @@ const SHADES = Array.from({ length: 256 }, (_, shade) => {
   return RAMP[from].map((value, channel) => Math.round(value + (RAMP[from + 1][channel] - value) * (place - from)));
 });
 
+// The same as four bytes in one number, red first in memory.
+const PIXELS = Uint32Array.from(SHADES, ([red, green, blue]) => (255 << 24) | (blue << 16) | (green << 8) | red);
+
 function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -23,7 +26,10 @@ function make(tag, attributes = {}, ...children) {
 }
 
 function bytesOf(base64) {
-  return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  const letters = atob(base64);
+  const bytes = new Uint8Array(letters.length);
+  for (let place = 0; place < letters.length; place += 1) bytes[place] = letters.charCodeAt(place);
+  return bytes;
 }
 
 function weightsOf(view) {
@@ -138,24 +144,19 @@ function fit(canvas, height) {
   return { paint, width };
 }
 
-// A grey picture -> its shades and a coloured copy.
-async function coloured(view) {
-  if (!view.png) return null;
-  const bitmap = await createImageBitmap(new Blob([bytesOf(view.png)], { type: "image/png" }));
+// A picture's shades -> a coloured canvas, and the weight at each pixel.
+function coloured(view) {
+  if (!view.height) return null;
+  const shades = bytesOf(view.shades);
   const canvas = make("canvas", { width: view.width, height: view.height });
-  const paint = canvas.getContext("2d", { willReadFrequently: true });
-  paint.drawImage(bitmap, 0, 0);
-  const pixels = paint.getImageData(0, 0, view.width, view.height);
-  const shades = new Uint8Array(view.width * view.height);
-  for (let place = 0; place < shades.length; place += 1) {
-    const shade = pixels.data[4 * place];
-    shades[place] = shade;
-    [pixels.data[4 * place], pixels.data[4 * place + 1], pixels.data[4 * place + 2]] = SHADES[shade];
-  }
-  paint.putImageData(pixels, 0, 0);
+  const picture = new ImageData(view.width, view.height);
+  const pixels = new Uint32Array(picture.data.buffer);
+  for (let place = 0; place < shades.length; place += 1) pixels[place] = PIXELS[shades[place]];
+  canvas.getContext("2d").putImageData(picture, 0, 0);
   return { view, canvas, at: (x, y) => view.largest * (shades[y * view.width + x] / 255) ** 2 };
 }
 
 const whenRedrawn = [];
 new ResizeObserver(() => whenRedrawn.forEach((redraw) => redraw())).observe(element);
-new MutationObserver(() => whenRedrawn.forEach((redraw) => redraw())).observe(document.body, { attributeFilter: ["class"] });
+new MutationObserver(() => whenRedrawn.forEach((redraw) => redraw()))
+  .observe(document.body, { attributeFilter: ["class"] });

@@ -1,7 +1,12 @@
 // Compare: curves that grow while one measures.
 
 const $ = (name) => element.querySelector(`[data-part="${name}"]`);
-const COLOURS = { eager: "0, 114, 178", sdpa: "230, 97, 0", flex_attention: "0, 158, 115", transformers: "120, 120, 120" };
+const COLOURS = {
+  eager: "0, 114, 178",
+  sdpa: "230, 97, 0",
+  flex_attention: "0, 158, 115",
+  transformers: "120, 120, 120",
+};
 const SHAPES = { eager: 4, sdpa: 0, flex_attention: 3, transformers: 5 };
 let view = null;
 
@@ -70,23 +75,28 @@ function onValue() {
   element.querySelector(".progress i").style.width = `${100 * view.share}%`;
   element.querySelector(".progress").setAttribute("aria-valuenow", Math.round(100 * view.share));
   $("doing").textContent = `${percent(view.share)}: ${view.doing}`;
+  $("notes").textContent = view.notes.join(" ");
   $("where").textContent = view.where;
   const names = Object.keys(view.curves);
   const lengths = [...new Set(Object.values(view.curves).flatMap((points) => points.map((one) => one[0])))];
   $("head").replaceChildren(make("th", {}, "tokens"), ...names.map((name) => make("th", {}, name)));
-  $("rows").replaceChildren(...lengths.map((length) => make("tr", {}, make("td", {}, length.toLocaleString()), ...names.map((name) => {
+  const cell = (name, length) => {
     const one = view.curves[name].find((measured) => measured[0] === length);
     if (!one) return make("td", {}, "");
     const memory = one[2] === null ? "" : `, ${number(one[2])} MiB`;
     return make("td", {}, one[1] === null ? "failed" : `${number(one[1])} s${memory}`);
-  }))));
+  };
+  const rows = lengths.map((length) =>
+    make("tr", {}, make("td", {}, length.toLocaleString()), ...names.map((name) => cell(name, length))));
+  $("rows").replaceChildren(...rows);
   draw();
   element.dataset.shown = String(Number(element.dataset.shown ?? 0) + 1);
 }
 
 $("save").addEventListener("click", () => {
   savePicture("time.png", $("time"), "Time of a forward against length", view.where, 0);
-  if (!$("memory-box").hidden) savePicture("memory.png", $("memory"), "Memory of a forward against length", view.where, 0);
+  if ($("memory-box").hidden) return;
+  savePicture("memory.png", $("memory"), "Memory of a forward against length", view.where, 0);
 });
 watch("value", onValue);
 onValue();

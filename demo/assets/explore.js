@@ -16,8 +16,11 @@ const text = $("text");
 const ask = (what) => {
   element.querySelector(".viewer").setAttribute("aria-busy", "true");
   const { token, layer, head, direction } = state;
+  // As fine as the canvas can show it: on most screens a quarter of what there is.
+  const { width: columns, height: rows } = $("band");
+  const question = { ask: what, token, layer, head, direction, columns, rows };
   // What runs the model waits in another line than what is read from what is kept.
-  trigger(["gradient", "global"].includes(what) ? "submit" : "click", { ask: what, token, layer, head, direction });
+  trigger(["gradient", "global"].includes(what) ? "submit" : "click", question);
 };
 
 // The text

@@ -24,13 +24,15 @@ function drawMap() {
   const { paint, width } = fit($("map"), height);
   const window_ = windowOf();
   if (window_ && state.measure === "links") {
+    const [from, to] = [column(window_.first - 0.5, width), column(window_.last + 0.5, width)];
     paint.fillStyle = `rgba(${LOCAL}, .13)`;
-    paint.fillRect(column(window_.first - 0.5, width), 0, column(window_.last + 0.5, width) - column(window_.first - 0.5, width), height);
+    paint.fillRect(from, 0, to - from, height);
   }
   const negative = new Set(links.negative ?? []);
   const colourOf = (place) => `rgb(${negative.has(place) ? "0, 114, 178" : linkIsGlobal(place) ? GLOBAL : LOCAL})`;
   if (attention) {
-    bars(paint, width, height / 2 - 10, attention, (place) => `rgb(${isGlobal.has(place) ? GLOBAL : LOCAL})`, height / 2);
+    const colourOfAttention = (place) => `rgb(${isGlobal.has(place) ? GLOBAL : LOCAL})`;
+    bars(paint, width, height / 2 - 10, attention, colourOfAttention, height / 2);
     bars(paint, width, height / 2 - 4, weights, colourOf, height);
     paint.fillStyle = INK();
     paint.font = "11px system-ui, sans-serif";
@@ -103,21 +105,26 @@ function drawAll() {
   const lines = (state.direction === "to" ? pictures.fromGlobal : pictures.toGlobal)?.view.height ?? 0;
   $("global-row").hidden = !lines;
   if (lines) drawPicture("global", Math.min(Math.max(lines * 16, 24), 128));
-  const marks = [0, 0.25, 0.5, 0.75, 1].map((share) => make("span", {}, Math.round(share * (spans.length - 1)).toLocaleString()));
-  $("axis").replaceChildren(...marks);
+  const marks = [0, 0.25, 0.5, 0.75, 1].map((share) => Math.round(share * (spans.length - 1)));
+  $("axis").replaceChildren(...marks.map((place) => make("span", {}, place.toLocaleString())));
 }
 whenRedrawn.push(drawAll);
+
+// Which of `count` things lies at a share of the whole.
+const within = (share, count) => Math.min(Math.max(Math.floor(share * count), 0), count - 1);
 
 // What a canvas shows at a point, in words.
 function readOut(name, event) {
   const frame = event.target.getBoundingClientRect();
-  const place = Math.min(Math.max(Math.floor(((event.clientX - frame.left) / frame.width) * spans.length), 0), spans.length - 1);
+  const place = within((event.clientX - frame.left) / frame.width, spans.length);
   const token = `“${nameOf(state.view, place)}” at ${place}`;
-  if (name === "map") return { place, words: `${token}: weight ${number(weights[place])}, receives ${number(received[place])} in all` };
+  if (name === "map") {
+    return { place, words: `${token}: weight ${number(weights[place])}, receives ${number(received[place])} in all` };
+  }
   const picture = pictures[name === "band" ? "band" : state.direction === "to" ? "fromGlobal" : "toGlobal"];
   if (!picture) return { place, words: token };
   const view = picture.view;
-  const row = Math.min(Math.max(Math.floor(((event.clientY - frame.top) / frame.height) * view.height), 0), view.height - 1);
+  const row = within((event.clientY - frame.top) / frame.height, view.height);
   const weight = picture.at(Math.min(Math.floor(place / view.tokensPerColumn), view.width - 1), row);
   if (name === "band") {
     const offset = view.firstRow - row * view.rowsPerPixel;
@@ -125,7 +132,8 @@ function readOut(name, event) {
   }
   const own = state.view.globals[row * view.rowsPerPixel];
   const names = `global “${nameOf(state.view, own)}” at ${own}`;
-  return { place, words: state.direction === "to" ? `${names} to ${token}: ${number(weight)}` : `${token} to ${names}: ${number(weight)}` };
+  const ends = state.direction === "to" ? [names, token] : [token, names];
+  return { place, words: `${ends.join(" to ")}: ${number(weight)}` };
 }
 
 for (const name of ["map", "band", "global"]) {

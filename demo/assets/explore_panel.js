@@ -1,15 +1,19 @@
 // Explore, part 3: the panel beside the text, the controls, and what the server sends.
 
 const MEASURES = { links: "attention", rollout: "rollout", gradient: "gradient × input" };
+const EXPLAINED = {
+  rollout: "Where its state comes from, through all layers up to the chosen one: half of each layer's state is " +
+    "attended to, half is its own.",
+  gradient: "What the model's result for it depends on, by gradient × input: orange and purple speak for it, blue " +
+    "against.",
+};
 
 function showPanel() {
   const name = nameOf(state.view, state.token);
   const total = links.local + links.global || 1;
-  const shares = state.measure === "links" ? sharesOf(total) : {
-    rollout: "Where its state comes from, through all layers up to the chosen one: half of each layer's state is attended to, half is its own.",
-    gradient: "What the model's result for it depends on, by gradient × input: orange and purple speak for it, blue against.",
-  }[state.measure];
-  $("title").textContent = `“${name}” at ${state.token.toLocaleString()}${isGlobal.has(state.token) ? ", global" : ""}`;
+  const shares = EXPLAINED[state.measure] ?? sharesOf(total);
+  const suffix = isGlobal.has(state.token) ? ", global" : "";
+  $("title").textContent = `“${name}” at ${state.token.toLocaleString()}${suffix}`;
   $("shares").textContent = shares;
   $("bar").hidden = state.measure !== "links";
   $("bar").firstElementChild.style.width = `${(100 * links.local) / total}%`;
@@ -19,11 +23,14 @@ function showPanel() {
     const go = make("button", { type: "button", onclick: () => choose(place, true) }, nameOf(state.view, place));
     const cells = [place.toLocaleString(), offset > 0 ? `+${offset}` : `${offset}`, number(weight)];
     if (attention) cells.push(number(attention[place]));
-    return make("tr", { class: global_ ? "global" : "" }, make("td", {}, go, global_ ? " (global)" : ""), ...cells.map((cell) => make("td", {}, cell)));
+    const first = make("td", {}, go, global_ ? " (global)" : "");
+    return make("tr", { class: global_ ? "global" : "" }, first, ...cells.map((cell) => make("td", {}, cell)));
   });
-  $("heading").replaceChildren(...["token", "position", "offset", attention ? MEASURES[state.measure] : "weight", ...(attention ? ["attention"] : [])].map((name) => make("th", {}, name)));
+  const measured = attention ? [MEASURES[state.measure], "attention"] : ["weight"];
+  $("heading").replaceChildren(...["token", "position", "offset", ...measured].map((title) => make("th", {}, title)));
   $("links").replaceChildren(...rows);
-  $("said").textContent = `${name}, token ${state.token}. ${shares} Strongest: ${links.strongest.slice(0, 3).map(([place]) => nameOf(state.view, place)).join(", ")}.`;
+  const strongest = links.strongest.slice(0, 3).map(([place]) => nameOf(state.view, place));
+  $("said").textContent = `${name}, token ${state.token}. ${shares} Strongest: ${strongest.join(", ")}.`;
 }
 
 function sharesOf(total) {
@@ -31,8 +38,9 @@ function sharesOf(total) {
   const window_ = windowOf();
   if (!window_) return `${others} all ${spans.length.toLocaleString()} tokens: it is global.`;
   const size = window_.last - window_.first + 1;
-  const counted = `${size.toLocaleString()} tokens in its window (${percent(links.local / total)} of the weight) and ${isGlobal.size} global token${isGlobal.size === 1 ? "" : "s"} (${percent(links.global / total)}).`;
-  return `${others} ${counted} The window is ${percent(size / spans.length)} of the document.`;
+  const near = `${size.toLocaleString()} tokens in its window (${percent(links.local / total)} of the weight)`;
+  const far = `${isGlobal.size} global token${isGlobal.size === 1 ? "" : "s"} (${percent(links.global / total)})`;
+  return `${others} ${near} and ${far}. The window is ${percent(size / spans.length)} of the document.`;
 }
 
 const GRIDS = {
@@ -52,24 +60,35 @@ function showGrid() {
       "aria-pressed": String(layer === state.layer && head === state.head),
       onclick: () => { state.layer = layer; state.head = head; ask("layer"); },
     }, style ? "" : layer < 0 ? "all" : head < 0 ? `${layer + 1}` : ""));
-  const rows = values.map((row, layer) => make("tr", {}, cell(layer, -1, `Layer ${layer + 1}, mean of its heads`), ...row.map((value, head) => {
-    const shade = Math.round((255 * (value - least)) / (most - least || 1));
-    return cell(layer, head, `Layer ${layer + 1}, head ${head + 1}: ${number(value)} ${unit}`, `background: rgb(${SHADES[shade]})`);
-  })));
-  const head = make("tr", {}, cell(-1, -1, "Mean of all layers and heads"), make("td", { colspan: values[0].length }, "heads →"));
-  $("grid").replaceChildren(head, ...rows);
-  $("grid-caption").textContent = `${caption} From ${number(least)} (blue) to ${number(most)} (yellow) ${unit}. Click a head to see it.`;
+  const shaded = (value, layer, head) => {
+    const shade = SHADES[Math.round((255 * (value - least)) / (most - least || 1))];
+    const words = `Layer ${layer + 1}, head ${head + 1}: ${number(value)} ${unit}`;
+    return cell(layer, head, words, `background: rgb(${shade})`);
+  };
+  const rows = values.map((row, layer) => {
+    const mean = cell(layer, -1, `Layer ${layer + 1}, mean of its heads`);
+    return make("tr", {}, mean, ...row.map((value, head) => shaded(value, layer, head)));
+  });
+  const mean = cell(-1, -1, "Mean of all layers and heads");
+  $("grid").replaceChildren(make("tr", {}, mean, make("td", { colspan: values[0].length }, "heads →")), ...rows);
+  const range = `From ${number(least)} (blue) to ${number(most)} (yellow) ${unit}.`;
+  $("grid-caption").textContent = `${caption} ${range} Click a head to see it.`;
 }
 
 function showChoices() {
-  const options = (count, what) => [make("option", { value: -1 }, `mean of all ${count}`), ...Array.from({ length: count }, (_, index) => make("option", { value: index }, `${what} ${index + 1}`))];
-  if ($("layer").options.length !== state.view.windows.length + 1) $("layer").replaceChildren(...options(state.view.windows.length, "layer"));
-  if ($("head").options.length !== state.view.dilations[0].length + 1) $("head").replaceChildren(...options(state.view.dilations[0].length, "head"));
+  const offer = (what, count) => {
+    if ($(what).options.length === count + 1) return;
+    const each = Array.from({ length: count }, (_, index) => make("option", { value: index }, `${what} ${index + 1}`));
+    $(what).replaceChildren(make("option", { value: -1 }, `mean of all ${count}`), ...each);
+  };
+  offer("layer", state.view.windows.length);
+  offer("head", state.view.dilations[0].length);
   $("layer").value = state.layer;
   $("head").value = state.head;
   const band = pictures.band.view;
   $("band-caption").textContent = `top: ${band.firstRow} tokens ahead, middle: itself, bottom: ${band.firstRow} behind`;
-  $("global-caption").textContent = state.direction === "to" ? "what each global token looks at, a line for each" : "who looks at each global token, a line for each";
+  const looking = state.direction === "to" ? "what each global token looks at" : "who looks at each global token";
+  $("global-caption").textContent = `${looking}, a line for each`;
   $("scale").textContent = number(band.largest);
   const global_ = state.direction === "to" ? pictures.fromGlobal : pictures.toGlobal;
   $("scale-global").textContent = global_ ? number(global_.view.largest) : "0";
@@ -87,20 +106,33 @@ $("grid-of").addEventListener("change", () => { state.grid = $("grid-of").value;
 $("toggle").addEventListener("click", () => ask("global"));
 $("save-page").addEventListener("click", () => ask("page"));
 $("save-links").addEventListener("click", () => {
-  const lines = Array.from(weights, (weight, place) => [place, JSON.stringify(nameOf(state.view, place)).replaceAll('\\"', '""'), weight, linkIsGlobal(place)].join(","));
+  const lines = Array.from(weights, (weight, place) => {
+    const token = JSON.stringify(nameOf(state.view, place)).replaceAll('\\"', '""');
+    return [place, token, weight, linkIsGlobal(place)].join(",");
+  });
   save("links.csv", new Blob([`position,token,weight,is_global\n${lines.join("\n")}\n`], { type: "text/csv" }));
 });
-for (const [name, title] of [["map", "Attention over the document"], ["band", "Attention in the windows"], ["global", "Attention of the global tokens"]]) {
+
+const TITLES = {
+  map: "Attention over the document",
+  band: "Attention in the windows",
+  global: "Attention of the global tokens",
+};
+for (const [name, title] of Object.entries(TITLES)) {
   $(`save-${name}`).addEventListener("click", () => {
-    const largest = name === "map" ? 0 : name === "band" ? pictures.band.view.largest : (pictures.fromGlobal?.view.largest ?? 0);
-    const caption = { map: `“${nameOf(state.view, state.token)}” at ${state.token}; ${spans.length} tokens from left to right`, band: $("band-caption").textContent, global: $("global-caption").textContent }[name];
-    savePicture(`${name}.png`, $(name), `${title} (layers: ${$("layer").selectedOptions[0].text}; heads: ${$("head").selectedOptions[0].text})`, caption, largest);
+    const global_ = state.direction === "to" ? pictures.fromGlobal : pictures.toGlobal;
+    const shown = { band: pictures.band, global: global_ }[name];
+    const token = `“${nameOf(state.view, state.token)}” at ${state.token}`;
+    const caption = shown ? $(`${name}-caption`).textContent : `${token}; ${spans.length} tokens from left to right`;
+    const [layers, heads] = ["layer", "head"].map((what) => $(what).selectedOptions[0].text);
+    const full = `${title} (layers: ${layers}; heads: ${heads})`;
+    savePicture(`${name}.png`, $(name), full, caption, shown?.view.largest ?? 0);
   });
 }
 
 // What the server sends
 
-async function onValue() {
+function onValue() {
   const value = props.value;
   if (!value || !value.kind) return;
   element.querySelector(".viewer").removeAttribute("aria-busy");
@@ -118,7 +150,7 @@ async function onValue() {
     element.querySelector(".viewer").hidden = false;
   }
   if (value.kind !== "links") {
-    const [band, fromGlobal, toGlobal] = await Promise.all([value.band, value.fromGlobal, value.toGlobal].map(coloured));
+    const [band, fromGlobal, toGlobal] = [value.band, value.fromGlobal, value.toGlobal].map(coloured);
     pictures = { band, fromGlobal, toGlobal };
     received = weightsOf(value.received);
   }

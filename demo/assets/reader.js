@@ -58,24 +58,31 @@ function draw() {
   const most = new Float32Array(Math.ceil(width));
   weights.forEach((weight, place) => { const x = Math.floor(column(place)); most[x] = Math.max(most[x], weight); });
   paint.fillStyle = `rgb(${view.globals ? LOCAL : GLOBAL})`;
-  most.forEach((weight, x) => { if (weight) paint.fillRect(x, height - (height - 10) * Math.sqrt(weight / largest), Math.max(1, width / spans.length), height); });
+  const thick = Math.max(1, width / spans.length);
+  most.forEach((weight, x) => {
+    if (weight) paint.fillRect(x, height - (height - 10) * Math.sqrt(weight / largest), thick, height);
+  });
   view.marks.forEach((one, rank) => {
-    paint.fillStyle = `rgba(${MARK}, ${rank === chosen ? 1 : 0.6})`;
+    const [opacity, least, tall] = rank === chosen ? [1, 5, height] : [0.6, 2, 9];
+    paint.fillStyle = `rgba(${MARK}, ${opacity})`;
     const left = column(one.first - 0.5);
-    paint.fillRect(left, 0, Math.max(column(one.last + 0.5) - left, rank === chosen ? 5 : 2), rank === chosen ? height : 9);
+    paint.fillRect(left, 0, Math.max(column(one.last + 0.5) - left, least), tall);
   });
 }
 whenRedrawn.push(draw);
 
 function list() {
   $("head").replaceChildren(...["", ...view.columns].map((name) => make("th", {}, name)));
-  const rows = view.marks.map((one, rank) => make("tr", {},
-    make("td", {}, one.label),
-    make("td", {}, make("button", { type: "button", onclick: () => go(rank) }, wordsOf(one)), one.others ? make("div", { class: "soft" }, one.others) : ""),
-    make("td", {}, percent(one.score))));
-  const results = (view.results ?? []).map(([name, score], rank) => make("tr", {}, make("td", {}, String(rank + 1)), make("td", {}, name), make("td", {}, percent(score))));
-  $("rows").replaceChildren(...rows, ...results);
-  if (!rows.length && !results.length) $("rows").replaceChildren(make("tr", {}, make("td", { colspan: 3 }, "Nothing was found.")));
+  const row = (...cells) => make("tr", {}, ...cells.map((cell) => make("td", {}, ...[cell].flat())));
+  const marks = view.marks.map((one, rank) => {
+    const button = make("button", { type: "button", onclick: () => go(rank) }, wordsOf(one));
+    const others = one.others ? [make("div", { class: "soft" }, one.others)] : [];
+    return row(one.label, [button, ...others], percent(one.score));
+  });
+  const results = (view.results ?? []).map(([name, score], rank) => row(String(rank + 1), name, percent(score)));
+  $("rows").replaceChildren(...marks, ...results);
+  if (marks.length || results.length) return;
+  $("rows").replaceChildren(make("tr", {}, make("td", { colspan: 3 }, "Nothing was found.")));
 }
 
 text.addEventListener("click", (event) => {
@@ -94,7 +101,9 @@ $("map").addEventListener("keydown", (event) => {
   event.preventDefault();
   go(chosen + step);
 });
-$("save").addEventListener("click", () => savePicture("attention.png", $("map"), "Attention over the document", view.caption, 0));
+$("save").addEventListener("click", () => {
+  savePicture("attention.png", $("map"), "Attention over the document", view.caption, 0);
+});
 
 function onValue() {
   if (!props.value || !props.value.text) return;
@@ -109,7 +118,8 @@ function onValue() {
   list();
   if (view.marks.length) go(0);
   draw();
-  $("said").textContent ||= (view.results ?? []).slice(0, 1).map(([name, score]) => `${name}, ${percent(score)}`).join("");
+  const [best] = view.results ?? [];
+  if (best) $("said").textContent ||= `${best[0]}, ${percent(best[1])}`;
   element.dataset.shown = String(Number(element.dataset.shown ?? 0) + 1);
 }
 

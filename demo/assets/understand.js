@@ -1,14 +1,16 @@
 // Understand: the pattern for few tokens, altered by sliders.
 
 const $ = (name) => element.querySelector(`[data-part="${name}"]`);
+const SLIDERS = ["tokens", "window", "dilation", "globals", "layers"];
 let row = 20;
 
 function settings() {
   const read = (name) => Number($(name).value);
   const tokens = read("tokens");
   const count = Math.min(read("globals"), tokens);
-  const globals = new Set(Array.from({ length: count }, (_, index) => Math.floor((index * tokens) / Math.max(count, 1))));
-  return { tokens, window: read("window"), dilation: read("dilation"), layers: read("layers"), globals, causal: $("causal").checked };
+  const globals = new Set(Array.from({ length: count }, (_, index) => Math.floor((index * tokens) / count)));
+  const [window, dilation, layers] = ["window", "dilation", "layers"].map(read);
+  return { tokens, window, dilation, layers, globals, causal: $("causal").checked };
 }
 
 // 0 nothing, 1 by the window, 2 because one of the two is global.
@@ -21,7 +23,8 @@ function kind(query, key, { window: wide, dilation, globals, causal }) {
 
 // What each token knows of after so many layers.
 function reached(one) {
-  const direct = Array.from({ length: one.tokens }, (_, query) => Array.from({ length: one.tokens }, (_, key) => kind(query, key, one) > 0));
+  const places = Array.from({ length: one.tokens }, (_, place) => place);
+  const direct = places.map((query) => places.map((key) => kind(query, key, one) > 0));
   let known = direct;
   for (let layer = 1; layer < one.layers; layer += 1) {
     known = direct.map((keys) => {
@@ -32,6 +35,10 @@ function reached(one) {
   }
   return known;
 }
+
+// A pair's colour: by its kind, or, where it is none, by whether the key is reached through layers.
+const COLOURS = { 1: `rgb(${LOCAL})`, 2: `rgb(${GLOBAL})`, reached: "rgba(0, 114, 178, .35)" };
+const colourOf = (what, isReached) => COLOURS[what || (isReached && "reached")] ?? "rgba(128, 128, 128, .12)";
 
 function draw() {
   const one = settings();
@@ -46,14 +53,14 @@ function draw() {
     for (let key = 0; key < one.tokens; key += 1) {
       const what = kind(query, key, one);
       if (what) pairs += 1;
-      paint.fillStyle = what === 1 ? `rgb(${LOCAL})` : what === 2 ? `rgb(${GLOBAL})` : known[query][key] ? "rgba(0, 114, 178, .35)" : "rgba(128, 128, 128, .12)";
+      paint.fillStyle = colourOf(what, known[query][key]);
       paint.fillRect(key * cell, query * cell, cell - gap, cell - gap);
     }
   }
   paint.strokeStyle = INK();
   paint.lineWidth = 2;
   paint.strokeRect(1, row * cell, size - 2, cell);
-  for (const name of ["tokens", "window", "dilation", "globals", "layers"]) $(`${name}-out`).textContent = $(name).value;
+  for (const name of SLIDERS) $(`${name}-out`).textContent = $(name).value;
   explain(one, known[row].filter(Boolean).length, pairs);
 }
 whenRedrawn.push(draw);
@@ -61,14 +68,19 @@ whenRedrawn.push(draw);
 function explain(one, count, pairs) {
   const own = Array.from({ length: one.tokens }, (_, key) => kind(row, key, one));
   const seen = own.filter(Boolean).length;
-  const isGlobal = one.globals.has(row);
-  const how = isGlobal ? "is global and looks at all tokens" : `looks at ${own.filter((what) => what === 1).length} tokens in its window and ${own.filter((what) => what === 2).length} global ones`;
-  const deeper = one.layers > 1 ? ` Through ${one.layers} layers its state draws on ${count} of ${one.tokens} tokens.` : "";
-  $("explained").textContent = `Token ${row}${one.causal ? ", looking back only," : ""} ${how}: ${seen} of ${one.tokens}.${deeper}`;
-  $("cost").textContent = `${pairs.toLocaleString()} pairs are computed of ${(one.tokens ** 2).toLocaleString()} in full attention (${percent(pairs / one.tokens ** 2)}). At 4,096 tokens, a window of 512 and one global token: 2.0 of 16.8 million pairs (12%); twice the length is twice the work, not four times.`;
+  const [near, far] = [1, 2].map((wanted) => own.filter((what) => what === wanted).length);
+  const some = `looks at ${near} tokens in its window and ${far} global ones`;
+  const how = one.globals.has(row) ? "is global and looks at all tokens" : some;
+  const who = `Token ${row}${one.causal ? ", looking back only," : ""}`;
+  const through = ` Through ${one.layers} layers its state draws on ${count} of ${one.tokens} tokens.`;
+  $("explained").textContent = `${who} ${how}: ${seen} of ${one.tokens}.${one.layers > 1 ? through : ""}`;
+  const full = one.tokens ** 2;
+  const part = `${full.toLocaleString()} in full attention (${percent(pairs / full)})`;
+  $("cost").textContent = `${pairs.toLocaleString()} pairs are computed of ${part}. At 4,096 tokens, a window of 512 ` +
+    "and one global token: 2.0 of 16.8 million pairs (12%); twice the length is twice the work, not four times.";
 }
 
-for (const name of ["tokens", "window", "dilation", "globals", "layers", "causal"]) $(name).addEventListener("input", draw);
+for (const name of [...SLIDERS, "causal"]) $(name).addEventListener("input", draw);
 $("pattern").addEventListener("pointermove", (event) => {
   row = Math.max(0, Math.floor((event.offsetY / $("pattern").clientHeight) * settings().tokens));
   draw();
@@ -80,5 +92,9 @@ $("pattern").addEventListener("keydown", (event) => {
   row = Math.max(0, row + step);
   draw();
 });
-$("save").addEventListener("click", () => savePicture("pattern.png", $("pattern"), "Attention pattern", `${$("tokens").value} tokens, window ${$("window").value}, dilation ${$("dilation").value}, ${$("globals").value} global${$("causal").checked ? ", causal" : ""}`, 0));
+$("save").addEventListener("click", () => {
+  const { tokens, window, dilation, globals, causal } = settings();
+  const caption = `${tokens} tokens, window ${window}, dilation ${dilation}, ${globals.size} global`;
+  savePicture("pattern.png", $("pattern"), "Attention pattern", `${caption}${causal ? ", causal" : ""}`, 0);
+});
 draw();

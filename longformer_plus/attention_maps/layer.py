@@ -160,15 +160,28 @@ class LayerMaps:
             weights[:, from_global] = self.global_[which, row_rank[from_global][:, None], columns]
         return weights
 
-    def push(self, amounts: Tensor, head: int) -> Tensor:
-        """Amounts at the tokens that attend -> where a head takes them from: (N) -> (N), `amounts @ weights`."""
+    def push(self, amounts: Tensor, heads: Sequence[int]) -> Tensor:
+        """Amounts at the tokens that attend -> where some heads, averaged, take them from: (N) -> (N), `amounts @
+        weights`."""
         num_global = len(self.layout.global_positions)
-        local = self.local[head, :] * amounts[:, None]
-        taken = _sum_by_key(local[:, num_global:], self.dilations[head])
-        if num_global:
-            taken[self.layout.global_positions] += local[:, :num_global].sum(0)
-            taken += amounts[self.layout.global_positions] @ self.global_[head, :]
-        return taken
+        taken = torch.zeros_like(amounts)
+        for step in sorted({self.dilations[head] for head in heads}):
+            # Heads with the same window are added up first: reading them is a fraction of what pushing them costs.
+            alike = [head for head in heads if self.dilations[head] == step]
+            local = _total(self.local, alike).mul_(amounts[:, None])
+            taken += _sum_by_key(local[:, num_global:], step)
+            if num_global:
+                taken[self.layout.global_positions] += local[:, :num_global].sum(0)
+                taken += amounts[self.layout.global_positions] @ _total(self.global_, alike)
+        return taken / len(heads)
+
+
+def _total(weights: CompactWeights, heads: Sequence[int]) -> Tensor:
+    """(H, rows, columns) -> (rows, columns), the sum of some heads' weights."""
+    total = weights[heads[0], :].clone()
+    for head in heads[1:]:
+        total += weights[head, :]
+    return total
 
 
 def _count(local: Tensor, rows: Tensor, layout: Layout, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -267,7 +267,7 @@ class AttentionMaps:
         chosen = self.choose_heads(heads)
         last = self.num_layers - 1 if up_to_layer is None else self.choose_layers(up_to_layer)[0]
         for layer in reversed(self.layers[: last + 1]):
-            attended = torch.stack([layer.push(amounts, head) for head in chosen]).mean(0)
+            attended = layer.push(amounts, chosen)
             # Compact weights do not sum to 1 exactly; nothing is to be lost on the way down.
             total = attended.sum()
             if total > 0:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -45,6 +45,18 @@ class Picture:
     def weights(self) -> Tensor:
         """(h, w) float32, back from the shades."""
         return (self.shades.float() / 255).square() * self.largest
+
+    def shrunk(self, most_columns: int, most_rows: int) -> Picture:
+        """The same in at most so many pixels."""
+        height, width = self.shades.shape
+        by_column, by_row = _shared(width, most_columns), _shared(height, most_rows)
+        shades = _largest_of_blocks(self.shades.T, by_column, by_row).contiguous()
+        return replace(
+            self,
+            shades=shades,
+            tokens_per_column=self.tokens_per_column * by_column,
+            rows_per_pixel=self.rows_per_pixel * by_row,
+        )
 
     def png(self) -> bytes:
         """The picture as a greyscale PNG file."""
@@ -88,7 +100,7 @@ def band_picture(
     # Beyond the document there is nothing to show.
     cut = max(reach - (maps.num_tokens - 1), 0)
     weights = weights[:, cut : weights.shape[1] - cut]
-    return _paint(weights.T.flip(0), reach - cut, most_columns, most_rows)
+    return _paint(weights, reach - cut, most_columns, most_rows, last_on_top=True)
 
 
 def global_picture(
@@ -106,21 +118,34 @@ def global_picture(
     """
     places = maps.layout.global_positions
     if direction == "from":
-        weights = maps.mean(layers, heads, rows=places)
+        weights = maps.mean(layers, heads, rows=places).T
     else:
-        weights = maps.mean(layers, heads, columns=places).T
+        weights = maps.mean(layers, heads, columns=places)
     return _paint(weights, 0, most_columns, most_rows)
 
 
-def _paint(weights: Tensor, first_row: int, most_columns: int, most_rows: int) -> Picture:
-    """(rows, N) weights -> their picture, by the largest weight of the places that share a pixel."""
-    rows, columns = weights.shape
-    if not rows:
-        return Picture(torch.zeros(0, columns, dtype=torch.uint8), 0.0, 1, 1, first_row)
-    by_column, by_row = math.ceil(columns / most_columns), math.ceil(rows / most_rows)
-    if by_column > 1 or by_row > 1:
-        size = (by_row, by_column)
-        weights = F.max_pool2d(weights[None, None].contiguous(), size, size, ceil_mode=True)[0, 0]
-    largest = float(weights.max())
-    shades = (weights / (largest or 1.0)).sqrt().mul(255).round().to(torch.uint8)
+def _paint(weights: Tensor, first_row: int, most_columns: int, most_rows: int, last_on_top: bool = False) -> Picture:
+    """(N, rows) weights -> their picture, by the largest weight of the places that share a pixel."""
+    by_column, by_row = _shared(weights.shape[0], most_columns), _shared(weights.shape[1], most_rows)
+    pixels = _largest_of_blocks(weights, by_column, by_row, last_on_top)
+    largest = float(pixels.max()) if pixels.numel() else 0.0
+    shades = (pixels / (largest or 1.0)).sqrt_().mul_(255).round_().to(torch.uint8)
     return Picture(shades.contiguous(), largest, by_column, by_row, first_row)
+
+
+def _shared(count: int, most: int) -> int:
+    """How many share a pixel."""
+    return max(math.ceil(count / most), 1)
+
+
+def _largest_of_blocks(values: Tensor, by_column: int, by_row: int, last_on_top: bool = False) -> Tensor:
+    """(N, rows) values not below 0 -> (h, w), the largest of those that share a pixel, counted from the picture's top.
+
+    It is made small before it is turned: turning all of a band costs several times as much as the rest.
+    """
+    missing = -values.shape[1] % by_row
+    padding = (missing, 0) if last_on_top else (0, missing)
+    padded = F.pad(values, (*padding, 0, -values.shape[0] % by_column))
+    columns = padded.unflatten(0, (-1, by_column)).amax(1)
+    pixels = columns.unflatten(1, (-1, by_row)).amax(2) if columns.shape[1] else columns
+    return (pixels.flip(1) if last_on_top else pixels).T

@@ -6,7 +6,7 @@ import argparse
 import importlib.util
 from typing import Any
 
-_PACKAGES = ("gradio", "pypdf", "docx")
+_PACKAGES = ("gradio", "pypdf", "docx", "peft")
 _TASKS = ("fill-mask", "question-answering", "text-classification", "token-classification")
 
 
@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
         "--model", help=f"a LongformerPlus or Longformer checkpoint ({where}); by default the one of the package"
     )
     for task in _TASKS:
-        parser.add_argument(f"--{task}", metavar="MODEL", help=f"a checkpoint for {task}, if --model has another head")
+        parser.add_argument(f"--{task}", metavar="MODEL", help=f"a checkpoint, or a PEFT adapter, for {task}")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all networks")
     parser.add_argument("--port", type=int, help="by default the first free one from 7860")
     parser.set_defaults(run=_run)

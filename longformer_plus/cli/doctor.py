@@ -87,25 +87,14 @@ def _try(backend: str, device: str) -> str:
     import torch
 
     from ..attention.flex import why_not
-    from ..configuration import LongformerPlusConfig
-    from ..modeling import LongformerPlusModel
+    from ..inspection import in_short, run_small_model, why_not_forward
 
-    config = LongformerPlusConfig(
-        vocab_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
-    )
+    if reason := why_not_forward(backend, device):
+        return f"no: {reason}" + ("; sdpa does its work" if backend == "flex_attention" else "")
+    if backend == "flex_attention" and (reason := why_not(torch.zeros(1, 1, 1, 16, device=device, requires_grad=True))):
+        return f"runs forward; in training sdpa does its work: {reason}"
     try:
-        model = LongformerPlusModel._from_config(config, attn_implementation=backend).to(device).eval()
-        ids = torch.full((1, 300), 5, device=device)
-        with torch.no_grad():
-            model(ids, global_attention_mask=torch.zeros_like(ids))
-        if backend == "flex_attention":
-            query = torch.zeros(1, 1, 1, 16, device=device)
-            if reason := why_not(query):
-                return f"no: {reason}; sdpa does its work"
-            if reason := why_not(query.requires_grad_()):
-                return f"runs forward; in training sdpa does its work: {reason}"
-        model(ids, global_attention_mask=torch.zeros_like(ids)).last_hidden_state.sum().backward()
+        run_small_model(backend, device, with_gradient=True)
     except Exception as error:
-        sentence = str(error).strip().splitlines()[0].partition(". ")[0] if str(error).strip() else ""
-        return f"no: {sentence or type(error).__name__}"
+        return f"no: {in_short(error)}"
     return "runs, forward and backward"
