@@ -156,9 +156,8 @@ class PackedDocuments(Dataset):
             text = source.draw(room * _CHARACTERS_PER_TOKEN, random)
             if not text:
                 continue
-            shortest = self.tokenizer.num_special_tokens_to_add() + 1
-            encoding = self.tokenizer(text, truncation=True, max_length=max(room, shortest))
-            piece = encoding["input_ids"][:room]
+            body = self.tokenizer(text, add_special_tokens=False, truncation=True, max_length=max(room - 2, 1))
+            piece = [self.tokenizer.bos_token_id, *body["input_ids"], self.tokenizer.eos_token_id][:room]
             documents += [documents[-1] + 1 if documents else 0] * len(piece)
             ids += piece
         return {"input_ids": ids, "document_ids": documents, "masking_seed": int(random.integers(2**62))}

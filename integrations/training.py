@@ -285,7 +285,10 @@ def _restore_if_finished(trainer: Trainer, checkpoint: Path) -> bool:
 
 def _load_tokenizer(plan: TrainingPlan) -> PreTrainedTokenizerBase:
     # Pre-split words are tokenized as if after a space.
-    options = {"add_prefix_space": True} if plan.task == "token-classification" else {}
+    options: dict[str, Any] = {"add_prefix_space": True} if plan.task == "token-classification" else {}
+    if plan.task == "text-generation":
+        # It is saved with the model, for prompts that are to be continued.
+        options = {"close_documents": False}
     name = plan.tokenizer or plan.model
     try:
         return AutoTokenizer.from_pretrained(name, **options)

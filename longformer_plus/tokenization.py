@@ -29,6 +29,8 @@ class LongformerPlusTokenizer(TokenizersBackend):
         merges: the BPE merges, or the path of a merges.txt.
         add_prefix_space: treat the first word like one that follows a space. Needed for pre-split words.
         trim_offsets: leave the leading space out of a token's offsets.
+        close_documents: put the separator after a text. Without it a text can be continued: it is what a prompt of
+            `generate` needs.
     """
 
     vocab_files_names = {"vocab_file": "vocab.json", "merges_file": "merges.txt", "tokenizer_file": "tokenizer.json"}
@@ -49,10 +51,12 @@ class LongformerPlusTokenizer(TokenizersBackend):
         mask_token: str = "<mask>",
         add_prefix_space: bool = False,
         trim_offsets: bool = True,
+        close_documents: bool = True,
         **kwargs: Any,
     ) -> None:
         self.add_prefix_space = add_prefix_space
         self.trim_offsets = trim_offsets
+        self.close_documents = close_documents
         if vocab is None:
             special = (cls_token, pad_token, sep_token, unk_token, mask_token)
             vocab = {str(token): index for index, token in enumerate(special)}
@@ -71,11 +75,19 @@ class LongformerPlusTokenizer(TokenizersBackend):
             mask_token=mask_token,
             add_prefix_space=add_prefix_space,
             trim_offsets=trim_offsets,
+            close_documents=close_documents,
             **kwargs,
         )
-        self._tokenizer.post_processor = processors.RobertaProcessing(
-            (str(sep_token), self.sep_token_id), (str(cls_token), self.cls_token_id), trim_offsets, add_prefix_space
+        self._tokenizer.post_processor = self._post_processor()
+
+    def _post_processor(self) -> Any:
+        first, last = (str(self.cls_token), self.cls_token_id), (str(self.sep_token), self.sep_token_id)
+        if self.close_documents:
+            return processors.RobertaProcessing(last, first, self.trim_offsets, self.add_prefix_space)
+        template = processors.TemplateProcessing(
+            single=f"{first[0]} $A", pair=f"{first[0]} $A {last[0]} {last[0]} $B", special_tokens=[first, last]
         )
+        return processors.Sequence([processors.ByteLevel(trim_offsets=self.trim_offsets), template])
 
     def _encode_plus(self, *args: Any, global_attention: Policy | None = None, **kwargs: Any) -> BatchEncoding:
         encoding = super()._encode_plus(*args, **kwargs)

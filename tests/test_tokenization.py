@@ -149,3 +149,17 @@ def test_overflowing_parts_each_have_their_mask(tokenizer: LongformerPlusTokeniz
     assert len(parts["input_ids"]) > 2
     for ids, mask in zip(parts["input_ids"], parts["global_attention_mask"], strict=True):
         assert sum(mask) == ids.index(tokenizer.sep_token_id)
+
+
+def test_a_prompt_can_be_left_open(tokenizer: LongformerPlusTokenizer, tmp_path: Path) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    prompts = AutoTokenizer.from_pretrained(tmp_path, close_documents=False)
+    prompts.save_pretrained(tmp_path / "open")
+    for each in (prompts, AutoTokenizer.from_pretrained(tmp_path / "open")):
+        closed, open_ = (
+            found("A long document", return_offsets_mapping=True, return_tensors=None) for found in (tokenizer, each)
+        )
+        assert open_["input_ids"] == closed["input_ids"][:-1]
+        assert open_["offset_mapping"] == closed["offset_mapping"][:-1]
+        pair = each("A long", "document")["input_ids"]
+        assert pair == tokenizer("A long", "document")["input_ids"][:-1]

@@ -181,8 +181,7 @@ def test_a_causal_model_learns_and_generates(tokenizer_folder: str, tmp_path: Pa
     assert cli.main([*command, "text-generation", "--max-steps", "40", *masked]) == 0
     for folder in (tmp_path / "new", tmp_path / "tuned"):
         generate = pipeline("text-generation", model=str(folder))
-        prompt = "<s>the king"
-        result = generate(prompt, add_special_tokens=False, do_sample=False, max_new_tokens=12, return_full_text=False)
+        result = generate("the king", do_sample=False, max_new_tokens=12, return_full_text=False)
         assert result[0]["generated_text"] == " saw the river"
         scores = json.loads((folder / "scores.json").read_text())
         assert scores["eval_perplexity"] == pytest.approx(math.exp(scores["eval_loss"]), rel=1e-3)

@@ -41,8 +41,7 @@ examples:
       (`longformer-plus tokenizer` trains the tokenizer)
   longformer-plus train --task text-generation --model my-longformer --train novels.jsonl.xz --eval held-out.jsonl.xz \\
       --max-steps 5000 --output writer
-      a causal model from a masked one, or with --config a new one. It has learned documents that begin with <s>:
-      pipeline("text-generation", model="writer")("<s>It was a", add_special_tokens=False)
+      a causal model from a masked one, or with --config a new one; pipeline("text-generation", "writer")("It was a")
   longformer-plus train ... --output my-longformer --resume
       the same command again: go on from the last checkpoint, as if nothing had happened
   accelerate launch --config_file docs/accelerate/ddp.yaml -m longformer_plus.cli train ...
