@@ -286,7 +286,7 @@ def test_progress_is_shown_when_asked(tokenizer: LongformerPlusTokenizer, capsys
     [
         ({"document": " \n"}, "document is empty"),
         ({"question": " "}, "Question 0 is empty"),
-        ({"question": "why " * 80}, "has room for 0 of .* Shorten the question"),
+        ({"question": "why " * 200}, "has room for 0 of .* Shorten the question"),
         ({"stride": 95}, "stride=95 is not allowed: a stretch has room for [0-9]+ of"),
         ({"stride": -1}, "stride=-1 is not allowed"),
         ({"stride": 20}, "must share 60 tokens"),
