@@ -52,9 +52,9 @@ class TrainingPlan:
         train: sources of data; see `records.read_records`.
         output: the folder to write into: model, tokenizer, checkpoints, scores and a plot of the losses.
         evaluation: sources that are evaluated on.
-        model: a checkpoint to start from, of LongformerPlus or Longformer; or
-        config: the fields of a new model's configuration, whose weights are random, with
-        tokenizer: the folder or the hub's name of its tokenizer; by default the checkpoint's.
+        model: a checkpoint to start from, of LongformerPlus or Longformer; None for a new one with random weights.
+        config: the fields of a new model's configuration, or those that change in the checkpoint's.
+        tokenizer: the folder or the hub's name of the tokenizer; by default the checkpoint's.
         weights: for fill-mask and text-generation, how many of the tokens come from each source, in any unit; by
             default by size.
         columns: what fields are called in the sources, by the names in `records`.
@@ -133,14 +133,12 @@ class TrainingPlan:
         if self.task not in tasks.TASKS:
             allowed = ", ".join(map(repr, tasks.TASKS))
             raise ValueError(f"task={self.task!r} is not allowed: it must be one of {allowed}.")
-        if (self.model is None) == (self.config is None):
-            raise ValueError(
-                "Give either a checkpoint to start from (--model) or a new one's configuration (--config)."
-            )
-        if self.config is not None and self.tokenizer is None:
+        if self.model is None and self.config is None:
+            raise ValueError("Give a checkpoint to start from (--model) or a new one's configuration (--config).")
+        if self.model is None and self.tokenizer is None:
             raise ValueError("A new model needs a tokenizer (--tokenizer); `longformer-plus tokenizer` trains one.")
-        if self.config is not None and self.lora is not None:
-            raise ValueError("LoRA adapts trained weights: give a checkpoint (--model) in place of --config.")
+        if self.model is None and self.lora is not None:
+            raise ValueError("LoRA adapts trained weights: give a checkpoint (--model) to start from.")
         if self.join_by is not None and self.task != "question-answering":
             raise ValueError(f"join_by is for question answering, not for {self.task}. Leave it out.")
         if self.precision not in ("auto", "float32", "bfloat16"):
@@ -297,12 +295,19 @@ def _load_tokenizer(plan: TrainingPlan) -> PreTrainedTokenizerBase:
 
 
 def _load_config(plan: TrainingPlan, tokenizer: PreTrainedTokenizerBase) -> LongformerPlusConfig:
-    changes: dict[str, Any] = {} if plan.global_attention is None else {"global_attention": plan.global_attention}
+    changes: dict[str, Any] = dict(plan.config or {})
+    if plan.global_attention is not None:
+        changes["global_attention"] = plan.global_attention
+    known = LongformerPlusConfig()
+    if unknown := [name for name in changes if not hasattr(known, name)]:
+        raise ValueError(
+            f"config={unknown} is not allowed: a configuration has no such fields. See LongformerPlusConfig."
+        )
     if plan.model is not None:
         return LongformerPlusConfig.from_pretrained(plan.model, **changes)
     special = ("bos_token_id", "eos_token_id", "sep_token_id", "pad_token_id")
     fields = {"vocab_size": len(tokenizer), **{name: getattr(tokenizer, name) for name in special}}
-    return LongformerPlusConfig(**{**fields, **(plan.config or {}), **changes})
+    return LongformerPlusConfig(**{**fields, **changes})
 
 
 def _load_model(

@@ -14,7 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from transformers import AutoTokenizer, Trainer, TrainingArguments, pipeline
+from transformers import AutoConfig, AutoTokenizer, Trainer, TrainingArguments, pipeline
 
 from longformer_plus import LongformerPlusConfig, LongformerPlusTokenizer, cli
 
@@ -186,6 +186,10 @@ def test_a_causal_model_learns_and_generates(tokenizer_folder: str, tmp_path: Pa
         scores = json.loads((folder / "scores.json").read_text())
         assert scores["eval_perplexity"] == pytest.approx(math.exp(scores["eval_loss"]), rel=1e-3)
         assert scores["eval_perplexity"] < 3
+    back = ["--model", str(tmp_path / "tuned"), "--config", '{"is_causal": false}', "--output", str(tmp_path / "back")]
+    assert cli.main([*command, "masked-lm", "--max-steps", "1", *back]) == 0
+    config = AutoConfig.from_pretrained(tmp_path / "back")
+    assert (config.is_causal, config.architectures) == (False, ["LongformerPlusForMaskedLM"])
 
 
 class KilledError(Exception):
@@ -276,7 +280,8 @@ def test_lora_trains_adapters_and_loads_in_two_lines(task: str, make_plan: Any, 
     ("changes", "message"),
     [
         ({"task": "sleep"}, "task='sleep' is not allowed: it must be one of 'fill-mask'"),
-        ({"model": "somewhere"}, "Give either a checkpoint"),
+        ({"config": None}, "Give a checkpoint to start from"),
+        ({"config": {**model_fields(), "hiden_size": 16}}, r"config=\['hiden_size'\] is not allowed"),
         ({"tokenizer": None}, "A new model needs a tokenizer"),
         ({"lora": 8}, "LoRA adapts trained weights"),
         ({"join_by": "title"}, "join_by is for question answering"),

@@ -42,6 +42,9 @@ examples:
   longformer-plus train --task text-generation --model my-longformer --train novels.jsonl.xz --eval held-out.jsonl.xz \\
       --max-steps 5000 --output writer
       a causal model from a masked one, or with --config a new one; pipeline("text-generation", "writer")("It was a")
+  longformer-plus train --task fill-mask --model writer --config '{"is_causal": false}' --train novels.jsonl.xz \\
+      --eval held-out.jsonl.xz --max-steps 20000 --output reader
+      the other way round: a small model leaves the frequencies of tokens behind far sooner as a causal one
   longformer-plus train ... --output my-longformer --resume
       the same command again: go on from the last checkpoint, as if nothing had happened
   accelerate launch --config_file docs/accelerate/ddp.yaml -m longformer_plus.cli train ...
@@ -88,7 +91,12 @@ def _add_what(add: Any) -> None:
         "--output", required=True, type=Path, metavar="FOLDER", help="where everything is written; must be new or empty"
     )
     add("--model", metavar="CHECKPOINT", help="where to start from: a folder, or a name on the hub")
-    add("--config", type=_json, metavar="JSON", help="of a new model, in place of --model: a file, or the JSON")
+    add(
+        "--config",
+        type=_json,
+        metavar="JSON",
+        help="of a new model, or what changes in that of --model: a file, or the JSON",
+    )
     add("--tokenizer", metavar="FOLDER", help="the checkpoint's by default; a new model needs one")
     add("--lora", type=int, nargs="?", const=8, metavar="RANK", help="train LoRA adapters, of rank 8 by default")
     add(
