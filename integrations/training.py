@@ -33,7 +33,7 @@ from longformer_plus.global_attention import Policy
 from . import training_tasks as tasks
 from .metrics import compute_metrics, shrink_logits
 from .preparation import Prepared
-from .pretraining import PackedDocuments
+from .pretraining import PackedDocuments, attend_to_neighbours
 from .training_report import Progress, plot_losses, scores_line
 
 logger = logging.get_logger(__name__)
@@ -289,7 +289,10 @@ def _load_tokenizer(plan: TrainingPlan) -> PreTrainedTokenizerBase:
         options = {"close_documents": False}
     name = plan.tokenizer or plan.model
     try:
-        return AutoTokenizer.from_pretrained(name, **options)
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        if plan.task != "text-generation" and not getattr(tokenizer, "close_documents", True):
+            tokenizer = AutoTokenizer.from_pretrained(name, close_documents=True, **options)
+        return tokenizer
     except (OSError, ValueError) as error:
         raise ValueError(f"{name} holds no tokenizer that can be read: {error}") from error
 
@@ -329,6 +332,8 @@ def _load_model(
         model = kind.from_pretrained(
             plan.model, config=config, attn_implementation=plan.attn_implementation, dtype=torch.float32
         )
+    if plan.task == "fill-mask" and (plan.model is None or _was_causal(plan.model, config)):
+        attend_to_neighbours(model)
     if plan.lora is None:
         _say(f"model:      {type(model).__name__}, {model.num_parameters():,} parameters")
         return model
@@ -340,6 +345,11 @@ def _load_model(
     trained, total = adapted.get_nb_trainable_parameters()
     _say(f"model:      {type(model).__name__}, {trained:,} of {total:,} parameters trained ({trained / total:.2%})")
     return adapted  # type: ignore[return-value]
+
+
+def _was_causal(checkpoint: str, config: LongformerPlusConfig) -> bool:
+    """Whether the tokens of a checkpoint could not look ahead, as those of the new model can."""
+    return not config.is_causal and LongformerPlusConfig.from_pretrained(checkpoint).is_causal
 
 
 def _warn_without_global_tokens(task: str, config: LongformerPlusConfig) -> None:

@@ -20,10 +20,10 @@ import transformers
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 from transformers import PreTrainedModel
-from transformers.utils import logging
 
 from .attention import ALL_ATTENTION_FUNCTIONS
 from .benchmark_workloads import MODELS, Workload, check_names
+from .silence import silence
 from .version import __version__
 
 IMPLEMENTATIONS = ("transformers", "longformer_plus")
@@ -158,7 +158,7 @@ def _volunteer() -> None:
 
 
 def _memory_of(workload: Workload, name: str) -> int:
-    with _quiet():
+    with silence():
         return _peak_of(workload, workload.model(name))
 
 
@@ -256,23 +256,12 @@ class Plan:
         models = self.models_of(workload)
         peaks = memory(workload, models, failures) if self.with_memory else {}
         left = [name for name in models if name not in failures]
-        with _quiet():
+        with silence():
             measured = seconds(workload, self.repeats, left, failures)
             shares = profile(workload) if self.with_profile and "longformer_plus" in measured else {}
         if workload.device == "cuda":
             torch.cuda.empty_cache()
         return Point(workload, sum(workload.lengths()), measured, peaks, failures, shares)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' warnings, such as that inputs are padded: they would stand between the rows."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 def environment(device: str = "cpu") -> dict[str, str | int]:

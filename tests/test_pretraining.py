@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from longformer_plus import LongformerPlusTokenizer
+from longformer_plus import LongformerPlusConfig, LongformerPlusForMaskedLM, LongformerPlusTokenizer
 
 pytest.importorskip("datasets")
-from longformer_plus.integrations.pretraining import PackedDocuments, TextSource, train_tokenizer
+from longformer_plus.integrations.pretraining import PackedDocuments, TextSource, attend_to_neighbours, train_tokenizer
 
 from .fine_tuning import rows, write_rows
 
@@ -91,3 +92,30 @@ def test_a_trained_tokenizer(tmp_path: Path, tokenizer: LongformerPlusTokenizer)
     assert again.model_max_length == 500
     with pytest.raises(ValueError, match="vocab_size=100 is not allowed"):
         train_tokenizer([write_rows(tmp_path / "text.jsonl", rows("fill-mask"))], 100)
+
+
+@pytest.mark.parametrize(("hidden_size", "heads"), [(256, 4), (96, 3), (66, 2)])
+def test_heads_start_by_attending_to_neighbours(hidden_size: int, heads: int) -> None:
+    torch.manual_seed(0)
+    config = LongformerPlusConfig(
+        vocab_size=500,
+        hidden_size=hidden_size,
+        num_hidden_layers=2,
+        num_attention_heads=heads,
+        intermediate_size=64,
+        max_position_embeddings=302,
+        attention_window=64,
+    )
+    model = LongformerPlusForMaskedLM(config)
+    untouched = {name: weight.clone() for name, weight in model.state_dict().items()}
+    attend_to_neighbours(model)
+    changed = {name for name, weight in model.state_dict().items() if not torch.equal(weight, untouched[name])}
+    assert all("position_embeddings" in name or "layer.0.attention.self." in name for name in changed)
+    ids = torch.randint(5, 500, (2, 300))
+    with torch.no_grad():
+        weights = model.eval()(ids, output_attentions=True).attentions[0]
+    for head, distance in zip(range(heads), (-1, 1, -2, 2), strict=False):
+        inside = weights[:, head, 5:-5]
+        # Columns of the window, after those of global tokens, of which there are none.
+        assert (inside.argmax(-1) == 32 + distance).float().mean() > 0.9
+        assert inside[..., 32 + distance].mean() > 0.5

@@ -190,6 +190,9 @@ def test_a_causal_model_learns_and_generates(tokenizer_folder: str, tmp_path: Pa
     assert cli.main([*command, "masked-lm", "--max-steps", "1", *back]) == 0
     config = AutoConfig.from_pretrained(tmp_path / "back")
     assert (config.is_causal, config.architectures) == (False, ["LongformerPlusForMaskedLM"])
+    for folder, closed in (("tuned", False), ("back", True)):
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / folder)
+        assert (tokenizer("the king")["input_ids"][-1] == tokenizer.eos_token_id) is closed
 
 
 class KilledError(Exception):

@@ -10,8 +10,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +22,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
+
+from ..silence import silence
 
 logger = logging.get_logger(__name__)
 
@@ -202,7 +203,7 @@ def load_model(model_class: type[_Model], folder: Path, **options: Any) -> _Mode
     _check_sizes(model_class, folder)
     read: Any = partial(model_class.from_pretrained, folder, output_loading_info=True, weights_only=True, dtype="auto")
     # What does not fit is said below, in a line.
-    with _without_warnings():
+    with silence():
         model, loading = guarded(folder, partial(read, **options))
     missing = sorted(loading["missing_keys"])
     if missing and "add_pooling_layer" not in options and all(name.startswith("pooler.") for name in missing):
@@ -214,17 +215,6 @@ def load_model(model_class: type[_Model], folder: Path, **options: Any) -> _Mode
     if unexpected := sorted(loading["unexpected_keys"]):
         logger.warning(f"{model_class.__name__} has no place for {shortened(unexpected)} of {folder}: left behind.")
     return model
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Without the warnings of transformers."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def check_layers(wanted: object, names: Iterable[str]) -> None:
