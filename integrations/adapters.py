@@ -7,6 +7,7 @@ the methods that an encoder with a global attention mask cannot have.
 
 from __future__ import annotations
 
+import re
 from typing import Any, TypeVar
 
 from peft import LoraConfig, PeftConfig, PeftType, TaskType
@@ -20,12 +21,14 @@ _TASK_TYPES = {
     "text-generation": TaskType.CAUSAL_LM,
     "token-classification": TaskType.TOKEN_CLS,
 }
-_HEADS = {
+_HEADS: dict[str, list[str]] = {
     # The decoder is the word embeddings' matrix, and stays as it is.
     "fill-mask": ["lm_head.dense", "lm_head.layer_norm"],
     "multiple-choice": ["pooler", "classifier"],
 }
 TASKS = (*_TASK_TYPES, *_HEADS)
+# What PEFT trains as it is for its task types. "all-linear" would adapt some of it as well, and PEFT refuse that.
+_TRAINED = ["classifier", "qa_outputs"]
 
 Config = TypeVar("Config", bound=PeftConfig)
 
@@ -58,6 +61,9 @@ def adapter_config(task: str, method: type[Config], **options: Any) -> Config:
         raise ValueError(f"task={task!r} is not allowed: choose one of {', '.join(TASKS)}.")
     if task in _HEADS:
         options["modules_to_save"] = [*_HEADS[task], *(options.get("modules_to_save") or [])]
+    if options.get("target_modules") == "all-linear" and "exclude_modules" not in options:
+        trained = "|".join(map(re.escape, [*_TRAINED, *(options.get("modules_to_save") or [])]))
+        options["exclude_modules"] = rf"(.*\.)?({trained})(\..*)?"
     config = method(task_type=_TASK_TYPES.get(task), **options)
     if config.is_prompt_learning or config.peft_type == PeftType.ADAPTION_PROMPT:
         raise ValueError(

@@ -65,6 +65,7 @@ class TrainingPlan:
         masked_share: for fill-mask, the share of tokens that is hidden.
         global_attention: a policy, in place of the checkpoint's.
         lora: the rank of LoRA adapters; None trains all weights.
+        lora_targets: the layers that they adapt, by PEFT's names, or "all-linear"; by default PEFT's for this model.
         epochs: how often all data are gone through.
         max_steps: how many optimizer steps are made, in place of `epochs`.
         batch_size: features of a device's batch.
@@ -103,6 +104,7 @@ class TrainingPlan:
     masked_share: float = 0.15
     global_attention: Policy | None = None
     lora: int | None = None
+    lora_targets: Sequence[str] | None = None
     epochs: float = 3.0
     max_steps: int | None = None
     batch_size: int = 4
@@ -139,6 +141,8 @@ class TrainingPlan:
             raise ValueError("A new model needs a tokenizer (--tokenizer); `longformer-plus tokenizer` trains one.")
         if self.model is None and self.lora is not None:
             raise ValueError("LoRA adapts trained weights: give a checkpoint (--model) to start from.")
+        if self.lora_targets is not None and self.lora is None:
+            raise ValueError("lora_targets are for LoRA: give its rank too (--lora).")
         if self.join_by is not None and self.task != "question-answering":
             raise ValueError(f"join_by is for question answering, not for {self.task}. Leave it out.")
         if self.precision not in ("auto", "float32", "bfloat16"):
@@ -341,7 +345,9 @@ def _load_model(
 
     from .adapters import lora_config
 
-    adapted = get_peft_model(model, lora_config(plan.task, r=plan.lora))
+    targets = plan.lora_targets if plan.lora_targets is None else list(plan.lora_targets)
+    options = {"target_modules": "all-linear" if targets == ["all-linear"] else targets}
+    adapted = get_peft_model(model, lora_config(plan.task, r=plan.lora, **options))
     trained, total = adapted.get_nb_trainable_parameters()
     _say(f"model:      {type(model).__name__}, {trained:,} of {total:,} parameters trained ({trained / total:.2%})")
     return adapted  # type: ignore[return-value]

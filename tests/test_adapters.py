@@ -260,6 +260,19 @@ def test_what_is_saved_is_loaded(task: str, method: str, tmp_path: Path) -> None
     assert_close(outputs_of(again, head), after)
 
 
+@pytest.mark.parametrize("task", adapters.TASKS)
+def test_all_linear_layers_but_the_head(task: str) -> None:
+    """What of the head is trained as it is cannot be adapted as well."""
+    head, _ = AUTO[task]
+    model = get_peft_model(make(head), adapters.lora_config(task, r=2, target_modules="all-linear"))
+    adapted = {name.partition(".lora_A")[0] for name, _ in model.named_parameters() if ".lora_A" in name}
+    in_layers = {
+        name for name, module in make(head).named_modules() if isinstance(module, nn.Linear) and ".layer." in name
+    }
+    assert {f"base_model.model.{name}" for name in in_layers} <= adapted
+    assert not any("modules_to_save" in name or "classifier" in name or "qa_outputs" in name for name in adapted)
+
+
 def test_the_head_of_masked_language_models_stays_tied(tmp_path: Path) -> None:
     """Its decoder is the word embeddings' matrix: an adapter is saved without it."""
     model = get_peft_model(make("ForMaskedLM"), adapters.lora_config("fill-mask", r=2))

@@ -99,6 +99,7 @@ def _add_what(add: Any) -> None:
     )
     add("--tokenizer", metavar="FOLDER", help="the checkpoint's by default; a new model needs one")
     add("--lora", type=int, nargs="?", const=8, metavar="RANK", help="train LoRA adapters, of rank 8 by default")
+    add("--lora-targets", nargs="+", metavar="LAYER", help="PEFT's names of what they adapt, or all-linear")
     add(
         "--columns",
         nargs="+",
