@@ -1,11 +1,10 @@
 # One virtual environment, .venv, with the versions of constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
-DOCUMENT ?= LICENSE
 
 .PHONY: run demo space test test-slow lint format bench-gpu clean
 
-run: .venv/installed ## a long document through tokenizer and model, timed beside transformers' Longformer
+run: .venv/installed ## a long document through the checkpoint of the package, DOCUMENT=a text file or ours
 	$(BIN)/longformer-plus quickstart $(DOCUMENT)
 
 demo: .venv/installed ## see in the browser what a model looks at; MODEL=a folder or a name on the hub

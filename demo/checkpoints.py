@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from transformers import AutoConfig, AutoTokenizer, TokenizersBackend
 
-import longformer_plus
 from longformer_plus import (
     LongformerPlusConfig,
     LongformerPlusForMaskedLM,
@@ -23,6 +21,7 @@ from longformer_plus import (
     LongformerPlusForTokenClassification,
     LongformerPlusModel,
     LongformerPlusPreTrainedModel,
+    shipped_checkpoint,
 )
 
 # What the tabs need, and the option that names a checkpoint for it.
@@ -104,20 +103,20 @@ class AdaptedCheckpoint(Checkpoint):
     """A PEFT adapter, merged into the checkpoint that it was trained on.
 
     Args:
-        name: the adapter's folder. A config.json in it may name the classes.
-        base: the checkpoint; by default the one that the adapter was trained on, where it lay then.
+        name: the adapter's folder; see `adapters.load_adapted`.
 
     Raises:
         ValueError: the adapter is for no task of the demo, or for another model.
     """
 
-    def __init__(self, name: str, base: str | None = None) -> None:
+    def __init__(self, name: str) -> None:
         from peft import PeftConfig
 
+        from longformer_plus.integrations.adapters import adapted_config
+
         adapter = PeftConfig.from_pretrained(name)
-        self.base = base or str(adapter.base_model_name_or_path)
-        has_classes = (Path(name) / "config.json").is_file()
-        super().__init__(name if has_classes else self.base)
+        self.base = str(adapter.base_model_name_or_path)
+        super().__init__(self.base)
         self.name = name
         task = _ADAPTED.get(adapter.task_type or "")
         if task is None:
@@ -125,9 +124,8 @@ class AdaptedCheckpoint(Checkpoint):
                 f"The adapter {name} has the task type {adapter.task_type!r}. The demo shows adapters for "
                 f"{', '.join(_ADAPTED)}."
             )
+        self.config = adapted_config(name)
         self.config.architectures = [TASKS[task].__name__]
-        if not has_classes and (num_classes := _num_classes(name)):
-            self.config.num_labels = num_classes
 
     @cached_property
     def tokenizer(self) -> TokenizersBackend:
@@ -136,40 +134,26 @@ class AdaptedCheckpoint(Checkpoint):
 
     @cached_property
     def _model(self) -> LongformerPlusPreTrainedModel:
-        from peft import PeftModel
+        from longformer_plus.integrations.adapters import load_adapted
 
-        model = TASKS[str(self.task)].from_pretrained(self.base, config=self.config)
-        adapted: Any = PeftModel.from_pretrained(model, self.name)
+        adapted: Any = load_adapted(self.name)
         return adapted.merge_and_unload().eval().requires_grad_(False)
 
 
-def _num_classes(adapter: str) -> int | None:
-    """How many classes the head that is saved with an adapter has, None where it has no classes."""
-    with safe_open(Path(adapter) / "adapter_model.safetensors", framework="pt") as weights:
-        for name in weights.keys():  # noqa: SIM118
-            if name.endswith(("classifier.weight", "classifier.out_proj.weight")):
-                return int(weights.get_slice(name).get_shape()[0])
-    return None
-
-
-def load(name: str, base: str | None = None) -> Checkpoint:
+def load(name: str) -> Checkpoint:
     """A checkpoint, or a PEFT adapter on one.
 
     Args:
         name: a folder, or, of a checkpoint, a name on the hub.
-        base: what an adapter was trained on, if no longer where it lay then.
     """
     is_adapter = (Path(name) / "adapter_config.json").is_file()
-    return AdaptedCheckpoint(name, base) if is_adapter else Checkpoint(name)
+    return AdaptedCheckpoint(name) if is_adapter else Checkpoint(name)
 
 
-def shipped(task: str | None = None) -> str | None:
-    """The folder of what comes with the package: for a task, or to be explored; None where nothing does."""
-    find = getattr(longformer_plus, "shipped_checkpoint", None)
-    if find is None:
-        return None
+def _shipped(task: str) -> str | None:
+    """The folder of what comes with the package for a task; None where nothing does."""
     try:
-        return str(find() if task is None else find(task))
+        return str(shipped_checkpoint(task))
     except ValueError:
         return None
 
@@ -196,23 +180,16 @@ class Checkpoints:
                 `model`, where it has the head, and, with the model of the package, what comes with it for the task.
 
         Raises:
-            ValueError: no checkpoint is given and none comes with the package, or one has another head than its task.
+            ValueError: a checkpoint has another head than its task.
         """
         chosen = {option.replace("_", "-"): name for option, name in by_task.items() if name is not None}
-        ours: dict[str, str] = {}
         if model is None:
-            model = shipped()
-            ours = {task: name for task in TASKS if task not in chosen and (name := shipped(task))}
-        if model is None:
-            raise ValueError(
-                "No checkpoint comes with this version of the package. Name one: --model FOLDER, or a name on the "
-                "hub such as --model allenai/longformer-base-4096."
-            )
+            chosen = {**{task: name for task in TASKS if (name := _shipped(task))}, **chosen}
+            model = str(shipped_checkpoint())
         explored = load(model)
         found = {explored.task: explored} if explored.task else {}
-        for task, name in {**ours, **chosen}.items():
-            # Our adapters are on our checkpoint, wherever the package is installed.
-            checkpoint = explored if name == model else load(name, model if task in ours else None)
+        for task, name in chosen.items():
+            checkpoint = explored if name == model else load(name)
             if checkpoint.task != task:
                 raise ValueError(
                     f"{name} has no head for {task}: it is a checkpoint for {checkpoint.task or 'no task'}."

@@ -8,9 +8,23 @@ the methods that an encoder with a global attention mask cannot have.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, TypeVar
 
-from peft import LoraConfig, PeftConfig, PeftType, TaskType
+from peft import LoraConfig, PeftConfig, PeftModel, PeftType, TaskType
+from safetensors import safe_open
+from transformers import AutoConfig
+
+import longformer_plus
+from longformer_plus import (
+    LongformerPlusConfig,
+    LongformerPlusForCausalLM,
+    LongformerPlusForQuestionAnswering,
+    LongformerPlusForSequenceClassification,
+    LongformerPlusForTokenClassification,
+    LongformerPlusModel,
+    LongformerPlusPreTrainedModel,
+)
 
 # By the names of transformers' pipelines, where there is one: PEFT's task type, which says what of the head is trained
 # and saved beside the adapter; or, where it has none, the modules.
@@ -29,6 +43,18 @@ _HEADS: dict[str, list[str]] = {
 TASKS = (*_TASK_TYPES, *_HEADS)
 # What PEFT trains as it is for its task types. "all-linear" would adapt some of it as well, and PEFT refuse that.
 _TRAINED = ["classifier", "qa_outputs"]
+
+# The configuration of the model that is adapted, beside the adapter: PEFT keeps neither the classes nor their names.
+# Called config.json it would make Auto classes take the adapter's folder for that of a whole model.
+MODEL_CONFIG = "model_config.json"
+
+_MODELS: dict[str, type[LongformerPlusPreTrainedModel]] = {
+    TaskType.FEATURE_EXTRACTION: LongformerPlusModel,
+    TaskType.QUESTION_ANS: LongformerPlusForQuestionAnswering,
+    TaskType.SEQ_CLS: LongformerPlusForSequenceClassification,
+    TaskType.CAUSAL_LM: LongformerPlusForCausalLM,
+    TaskType.TOKEN_CLS: LongformerPlusForTokenClassification,
+}
 
 Config = TypeVar("Config", bound=PeftConfig)
 
@@ -72,3 +98,50 @@ def adapter_config(task: str, method: type[Config], **options: Any) -> Config:
             "Use a method that adapts layers, such as LoraConfig, IA3Config or LNTuningConfig."
         )
     return config
+
+
+def save_model_config(model: PeftModel, folder: str | Path) -> None:
+    """Write the adapted model's configuration, with the names of its classes, beside a saved adapter."""
+    config: Any = model.get_base_model().config
+    config.to_json_file(Path(folder) / MODEL_CONFIG, use_diff=False)
+
+
+def load_adapted(folder: str | Path) -> PeftModel:
+    """A saved adapter on its base, with its head and classes.
+
+    Args:
+        folder: the adapter's. Without a configuration that `save_model_config` has written there, classes have numbers
+            for names, as many as the saved head has.
+
+    Raises:
+        ValueError: the adapter is for another model, or names no class.
+    """
+    adapter = PeftConfig.from_pretrained(str(folder))
+    base = str(adapter.base_model_name_or_path)
+    kind = _MODELS.get(str(adapter.task_type)) or getattr(
+        longformer_plus, (adapter.auto_mapping or {}).get("base_model_class", ""), None
+    )
+    if kind is None:
+        raise ValueError(f"{folder} is no adapter for a LongformerPlus model, or does not say which of its heads.")
+    model = kind.from_pretrained(base, config=adapted_config(folder))
+    return PeftModel.from_pretrained(model, str(folder))
+
+
+def adapted_config(folder: str | Path) -> LongformerPlusConfig:
+    """The configuration of the model that a saved adapter makes of its base; see `load_adapted`."""
+    if (own := Path(folder) / MODEL_CONFIG).is_file():
+        return LongformerPlusConfig.from_json_file(own)
+    base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    config = LongformerPlusConfig.from_longformer(AutoConfig.from_pretrained(str(base)))
+    if num_classes := _num_classes(folder):
+        config.num_labels = num_classes
+    return config
+
+
+def _num_classes(folder: str | Path) -> int | None:
+    """How many classes the head that is saved with an adapter has, None where it has no classes."""
+    with safe_open(Path(folder) / "adapter_model.safetensors", framework="pt") as weights:
+        for name in weights.keys():  # noqa: SIM118
+            if name.endswith(("classifier.weight", "classifier.out_proj.weight")):
+                return int(weights.get_slice(name).get_shape()[0])
+    return None

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoTokenizer, PreTrainedModel, TokenizersBackend
+from transformers.utils import logging
 from transformers.utils.logging import tqdm
 
 from . import baselines
@@ -27,6 +28,8 @@ from .long_documents import answer_questions, classify_documents, tag_documents
 from .metrics import AnswerMetric, ClassificationMetric, EntityMetric, TokenMetric
 from .preparation import join_paragraphs
 from .records import Record, read_records
+
+logger = logging.get_logger(__name__)
 
 Scores = dict[str, dict[str, float]]
 
@@ -47,7 +50,8 @@ class EvaluationPlan:
             learn are left out.
         columns: what fields are called in the sources, by the names in `records`.
         join_by: the field by which paragraphs are joined to whole articles, such as "title".
-        contexts: for fill-mask, the lengths in tokens that documents are cut into, the shortest first.
+        contexts: for fill-mask, the lengths in tokens that documents are cut into, the shortest first. Those that the
+            model has no positions for are passed over, but documents are as long as for one that has.
         max_rows: use no more rows of each source, drawn at random.
         batch_size: stretches read at once.
         seed: of which rows are drawn and which tokens are hidden.
@@ -100,14 +104,16 @@ def load(task: str, checkpoint: str | Path) -> tuple[PreTrainedModel, Tokenizers
     if task not in tasks.TASKS:
         raise ValueError(f"task={task!r} is not allowed: it must be one of {', '.join(map(repr, tasks.TASKS))}.")
     options = {"add_prefix_space": True} if task == "token-classification" else {}
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint, **options)
-    kind = tasks.TASKS[task].model
-    if (Path(checkpoint) / "adapter_config.json").is_file():
-        from peft import AutoPeftModel
+    folder, tokenizer_folder = Path(checkpoint), checkpoint
+    if (folder / "adapter_config.json").is_file():
+        from .adapters import load_adapted
 
-        model = AutoPeftModel.from_pretrained(checkpoint)
+        model: Any = load_adapted(checkpoint)
+        if not (folder / "tokenizer_config.json").is_file():
+            tokenizer_folder = model.get_base_model().name_or_path
     else:
-        model = kind.from_pretrained(checkpoint, dtype=torch.float32)
+        model = tasks.TASKS[task].model.from_pretrained(checkpoint, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, **options)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return model.to(device or "cpu").eval(), tokenizer  # type: ignore[return-value]
 
@@ -135,13 +141,19 @@ def fill_prompts(
 def _evaluate_masked_lm(plan: EvaluationPlan, model: PreTrainedModel, tokenizer: TokenizersBackend) -> Scores:
     """The same hidden tokens predicted from the whole stretch and from its pieces, by source."""
     scores: Scores = {}
+    room = getattr(model.config, "max_tokens", model.config.max_position_embeddings - 2)
+    contexts = [context for context in plan.contexts if context <= room]
+    if not contexts:
+        raise ValueError(f"contexts={list(plan.contexts)} are too long: the model has positions for {room} tokens.")
+    if skipped := plan.contexts[len(contexts) :]:
+        logger.warning(f"Not read in pieces of {', '.join(map(str, skipped))}: the model has {room} positions.")
     for source in plan.evaluation:
         texts = _draw(_texts(plan, source), plan)
         stretches = list(_stretches(texts, tokenizer, plan.contexts))
         if not stretches:
             continue
         losses = []
-        for context in plan.contexts:
+        for context in contexts:
             metric, means = TokenMetric(), []
             for ids in tqdm(stretches, desc=f"{Path(source).name}, {context} tokens"):
                 hidden = _hide(ids, plan.seed)
@@ -151,6 +163,8 @@ def _evaluate_masked_lm(plan: EvaluationPlan, model: PreTrainedModel, tokenizer:
             losses.append(means)
             name = f"{Path(source).name}, {context} tokens"
             scores[name] = {**(metric.compute() or {}), "stretches": float(len(stretches))}
+        if len(contexts) == 1:
+            continue
         shortest, longest = np.array(losses[0]), np.array(losses[-1])
         scores[name]["no_worse_than_shortest"] = float((longest <= shortest).mean())
     if not scores:

@@ -214,6 +214,10 @@ def train(plan: TrainingPlan) -> dict[str, float]:
 def _finish(trainer: Trainer, plan: TrainingPlan, output: Path) -> dict[str, float]:
     """Save model and tokenizer, evaluate, draw the losses."""
     trainer.save_model(str(output))
+    if plan.lora is not None and trainer.is_world_process_zero():
+        from .adapters import save_model_config
+
+        save_model_config(trainer.accelerator.unwrap_model(trainer.model), output)
     scores: dict[str, float] = {}
     if trainer.eval_dataset is not None:
         last = trainer.state.log_history[-2] if len(trainer.state.log_history) > 1 else {}

@@ -158,8 +158,7 @@ def collator(
 
 def how_to_load(plan: TrainingPlan) -> str:
     """What a person writes to get the trained model."""
-    name = TASKS[plan.task].model.__name__.replace("LongformerPlus", "AutoModel")
     if plan.lora is not None:
-        # PEFT has Auto classes for some tasks; its plain one knows the class from the adapter.
-        name = "AutoPeftModel" if plan.task in ("fill-mask", "multiple-choice") else name.replace("Auto", "AutoPeft")
+        return f'Load it: from longformer_plus.integrations.adapters import load_adapted; load_adapted("{plan.output}")'
+    name = TASKS[plan.task].model.__name__.replace("LongformerPlus", "AutoModel")
     return f'Load it: import longformer_plus; {name}.from_pretrained("{plan.output}")'

@@ -15,6 +15,7 @@ from .heads import (
 )
 from .modeling import LongformerPlusModel, LongformerPlusPreTrainedModel
 from .registration import register, register_for_longformer, unregister_for_longformer
+from .shipped import shipped_adapter, shipped_checkpoint, shipped_models
 from .tokenization import LongformerPlusTokenizer
 from .version import __version__
 
@@ -32,6 +33,9 @@ __all__ = [
     "LongformerPlusTokenizer",
     "__version__",
     "register_for_longformer",
+    "shipped_adapter",
+    "shipped_checkpoint",
+    "shipped_models",
     "unregister_for_longformer",
 ]
 

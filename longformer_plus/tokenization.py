@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
 from torch import Tensor
 from transformers import BatchEncoding, TokenizersBackend
@@ -48,7 +48,7 @@ class LongformerPlusTokenizer(TokenizersBackend):
         cls_token: str = "<s>",
         unk_token: str = "<unk>",
         pad_token: str = "<pad>",
-        mask_token: str = "<mask>",
+        mask_token: str | AddedToken = "<mask>",
         add_prefix_space: bool = False,
         trim_offsets: bool = True,
         close_documents: bool = True,
@@ -64,6 +64,9 @@ class LongformerPlusTokenizer(TokenizersBackend):
         self._tokenizer = Tokenizer(BPE(vocab=vocab, merges=merges or []))  # type: ignore[arg-type]
         self._tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
         self._tokenizer.decoder = decoders.ByteLevel()
+        if isinstance(mask_token, str):
+            # A mask stands for a word with the space before it, which must not become a token of its own.
+            mask_token = AddedToken(mask_token, lstrip=True, normalized=False, special=True)
         super().__init__(
             errors=errors,
             bos_token=bos_token,

@@ -8,15 +8,24 @@ import pytest
 from longformer_plus import cli
 
 
-def test_quickstart_runs_a_document(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize("given", [True, False])
+def test_quickstart_reads_a_document(given: bool, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     document = tmp_path / "document.txt"
-    document.write_text("A long document about long documents, and what they say of one another. " * 40)
-    assert cli.main(["quickstart", str(document)]) == 0
+    document.write_text("My friend Anna lived in Paris, and her brother Peter in the house by the river. " * 20)
+    assert cli.main(["quickstart", *([str(document)] if given else [])]) == 0
     printed = capsys.readouterr().out
-    assert "predictions mean nothing" in printed
-    assert "LongformerPlusForMaskedLM" in printed
-    assert float(re.search(r"differ by at most (\S+)", printed)[1]) < 1e-5
-    assert len(re.findall(r"guesses ('.*', '.*', '.*')", printed)) == 1
+    assert ("document.txt" if given else "lighthouses.txt") in printed
+    assert re.search(r"He opened the <mask> .* '(room|door)'", printed)
+    assert len(re.findall(r"Fill-mask: .* '.*', '.*', '.*'", printed)) == 2
+    assert re.search(r"Entities: .* found", printed) or "Not shown:" in printed
+    assert float(re.search(r"differ by at most (\S+)", printed)[1]) < 1e-4
+
+
+def test_quickstart_refuses_an_empty_document(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "empty.txt").write_text(" \n")
+    with pytest.raises(SystemExit):
+        cli.main(["quickstart", str(tmp_path / "empty.txt")])
+    assert "empty.txt is empty" in capsys.readouterr().err
 
 
 def test_bench_prints_a_row_for_each_length(capsys: pytest.CaptureFixture) -> None:
@@ -37,7 +46,6 @@ def test_bench_help_shows_examples(capsys: pytest.CaptureFixture) -> None:
     ("arguments", "message"),
     [
         (["quickstart", "no/such/file"], "no/such/file is not a file"),
-        (["quickstart"], "document"),
         ([], "command"),
         (["bench", "--work", "sleep"], "sleep"),
         (["bench", "--models", "bert"], "model='bert' is not allowed: it must be one of 'transformers'"),

@@ -18,8 +18,7 @@ pytest.importorskip("gradio")
 import longformer_plus
 from longformer_plus.benchmark import Point
 from longformer_plus.benchmark_workloads import Workload
-from longformer_plus.cli import main
-from longformer_plus.demo import compare, documents, reader, tasks
+from longformer_plus.demo import checkpoints, compare, documents, reader, tasks
 from longformer_plus.demo.checkpoints import TASKS, Checkpoint, Checkpoints, load
 from longformer_plus.demo.documents import InputError, check_text, read_upload, sample
 from longformer_plus.demo.explorer import POLICIES, Explored, Explorer
@@ -407,21 +406,20 @@ def shipped(task_checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pyte
         adapted = peft.get_peft_model(model, peft.LoraConfig(task_type=task_type, init_lora_weights=False))
         adapted.save_pretrained(tmp_path / task)
         folders[task] = tmp_path / task
-    # Where the adapters were trained is not where they are used.
-    folders["base"] = base.rename(tmp_path / "moved")
+    folders["fill-mask"] = base
 
-    def shipped_checkpoint(task: str | None = None) -> Path:
-        if (task or "base") not in folders:
+    def shipped_checkpoint(task: str = "fill-mask") -> Path:
+        if task not in folders:
             raise ValueError(f"{task} does not ship: {', '.join(folders)} do.")
-        return folders[task or "base"]
+        return folders[task]
 
-    monkeypatch.setattr(longformer_plus, "shipped_checkpoint", shipped_checkpoint, raising=False)
+    monkeypatch.setattr(checkpoints, "shipped_checkpoint", shipped_checkpoint)
     return folders
 
 
 def test_what_comes_with_the_package_serves_every_tab(shipped: dict[str, Path]) -> None:
     found = Checkpoints.find(None)
-    assert found.explored.name == str(shipped["base"])
+    assert found.explored.name == str(shipped["fill-mask"])
     assert set(found.by_task) == set(TASKS)
     assert found.by_task["fill-mask"] is found.explored
     assert len(tasks.ask(found.by_task["question-answering"], "Who?", TEXT)["marks"]) == 5
@@ -434,8 +432,8 @@ def test_what_comes_with_the_package_serves_every_tab(shipped: dict[str, Path]) 
 
 def test_an_adapter_computes_what_peft_computes(shipped: dict[str, Path]) -> None:
     peft = pytest.importorskip("peft")
-    checkpoint = load(str(shipped["token-classification"]), str(shipped["base"]))
-    base = TASKS["token-classification"].from_pretrained(shipped["base"], num_labels=5)
+    checkpoint = load(str(shipped["token-classification"]))
+    base = TASKS["token-classification"].from_pretrained(shipped["fill-mask"], num_labels=5)
     adapted = peft.PeftModel.from_pretrained(base, shipped["token-classification"]).eval()
     ids = checkpoint.tokenizer(TEXT, truncation=True, max_length=100, return_tensors="pt")["input_ids"]
     with checkpoint.running() as model, torch.no_grad():
@@ -443,11 +441,12 @@ def test_an_adapter_computes_what_peft_computes(shipped: dict[str, Path]) -> Non
 
 
 def test_classes_of_an_adapter_are_named_by_its_configuration(shipped: dict[str, Path]) -> None:
+    adapters = pytest.importorskip("longformer_plus.integrations.adapters")
     folder = shipped["token-classification"]
-    config = longformer_plus.LongformerPlusConfig.from_pretrained(shipped["base"])
+    config = longformer_plus.LongformerPlusConfig.from_pretrained(shipped["fill-mask"])
     config.id2label = {index: f"CLASS{index}" for index in range(5)}
-    config.save_pretrained(folder)
-    with load(str(folder), str(shipped["base"])).running() as model:
+    config.to_json_file(folder / adapters.MODEL_CONFIG, use_diff=False)
+    with load(str(folder)).running() as model:
         assert model.config.id2label[4] == "CLASS4"
         assert model.classifier.out_features == 5
 
@@ -456,14 +455,6 @@ def test_checkpoints_of_other_models_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match="checkpoint of 'bert'"):
         Checkpoint(str(tmp_path))
-
-
-def test_the_command_says_what_to_pass(capsys: pytest.CaptureFixture[str]) -> None:
-    if hasattr(longformer_plus, "shipped_checkpoint"):
-        pytest.skip("a checkpoint comes with the package")
-    with pytest.raises(SystemExit):
-        main(["demo"])
-    assert "--model FOLDER" in capsys.readouterr().err
 
 
 # Compare

@@ -135,6 +135,19 @@ def test_the_command_line_fills_prompts_and_writes_scores(checkpoint, tmp_path: 
     assert written["scores"]["articles.jsonl, 20 tokens"]["perplexity"] > 1
 
 
+def test_contexts_without_positions_are_passed_over(checkpoint, tmp_path: Path, warnings_of_transformers) -> None:
+    """The documents stay as long as those of a model that has the positions: its scores are of the same tokens."""
+    folder = checkpoint(LongformerPlusForMaskedLM)
+    source = write_rows(tmp_path / "articles.jsonl", [{"text": TEXT * 9}])
+    scores = evaluate_checkpoint(EvaluationPlan("fill-mask", folder, [source], contexts=[20, 60, 5000]))
+    assert list(scores) == ["articles.jsonl, 20 tokens", "articles.jsonl, 60 tokens"]
+    assert "Not read in pieces of 5000" in warnings_of_transformers.text
+    shorter = evaluate_checkpoint(EvaluationPlan("fill-mask", folder, [source], contexts=[20, 60]))
+    assert shorter["articles.jsonl, 20 tokens"] != scores["articles.jsonl, 20 tokens"]
+    with pytest.raises(ValueError, match=r"contexts=\[5000\] are too long: the model has positions for"):
+        evaluate_checkpoint(EvaluationPlan("fill-mask", folder, [source], contexts=[5000]))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

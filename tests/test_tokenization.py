@@ -163,3 +163,13 @@ def test_a_prompt_can_be_left_open(tokenizer: LongformerPlusTokenizer, tmp_path:
         assert open_["offset_mapping"] == closed["offset_mapping"][:-1]
         pair = each("A long", "document")["input_ids"]
         assert pair == tokenizer("A long", "document")["input_ids"][:-1]
+
+
+def test_a_mask_takes_the_space_before_it(vocabulary_folder: Path, tmp_path: Path) -> None:
+    """It stands for a word with its space; as a token of its own the space would stand between word and mask."""
+    tokenizer = LongformerPlusTokenizer.from_pretrained(vocabulary_folder)
+    tokenizer.save_pretrained(tmp_path)
+    for each in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        ids = each("she fell <mask>.")["input_ids"]
+        place = ids.index(each.mask_token_id)
+        assert ids[:place] == each("she fell")["input_ids"][:-1]

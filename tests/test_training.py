@@ -264,10 +264,9 @@ def test_a_fine_tuned_checkpoint_is_trained_on(make_plan: Any) -> None:
     assert len(losses(tuned)) == 4
 
 
-@pytest.mark.parametrize("task", ["text-classification", "text-generation"])
+@pytest.mark.parametrize("task", ["token-classification", "text-generation", "fill-mask"])
 def test_lora_trains_adapters_and_loads_in_two_lines(task: str, make_plan: Any, capsys: pytest.CaptureFixture) -> None:
-    peft = pytest.importorskip("peft")
-    pytest.importorskip("longformer_plus.integrations.adapters")
+    adapters = pytest.importorskip("longformer_plus.integrations.adapters")
     pretrained = train_in(make_plan("fill-mask"))
     changes = {"model": str(pretrained), "config": None, "tokenizer": None, "lora": 4}
     tuned = train_in(make_plan(task, "tuned", **changes))
@@ -275,8 +274,11 @@ def test_lora_trains_adapters_and_loads_in_two_lines(task: str, make_plan: Any, 
     assert not (tuned / "model.safetensors").exists()
     printed = capsys.readouterr().out
     assert "parameters trained" in printed
-    model = eval(printed.rsplit("Load it: import longformer_plus; ", 1)[1].strip(), vars(peft))
+    loader = printed.rsplit("Load it: from longformer_plus.integrations.adapters import load_adapted; ", 1)[1].strip()
+    model = eval(loader, vars(adapters))
     assert isinstance(model.get_base_model(), TASKS[task].model)
+    if task == "token-classification":
+        assert model.get_base_model().config.id2label == {0: "B-LOC", 1: "O"}
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,9 @@ def add(commands: Any) -> None:
         "  longformer-plus evaluate --task question-answering --model answers --eval squad.jsonl.xz --join-by title\n"
         "      questions about whole articles\n"
         "  longformer-plus evaluate --task fill-mask --model my-longformer --prompts 'He opened the <mask>.'\n"
-        "      the five likeliest words",
+        "      the five likeliest words\n"
+        "  longformer-plus evaluate --task fill-mask --model my-short-model --eval novels.jsonl.xz\n"
+        "      the same hidden tokens for a model of 512 tokens, to be compared with a longer one",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
