@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -152,6 +153,17 @@ def test_where_the_cache_cannot_be_written_a_temporary_folder_serves(
     folder = shipped_checkpoint(TASKS[0])
     assert (folder / "model.safetensors").is_file()
     assert tmp_path not in folder.parents
+    shipped._cache_folder.cache_clear()
+
+
+def test_compiled_code_of_installers_changes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    base = shutil.copytree(shipped_checkpoint(), tmp_path / "masked_lm", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(shipped, "_BASE", base)
+    shipped._cache_folder.cache_clear()
+    before = shipped._cache_folder(TASKS[0])
+    (base / "__pycache__").mkdir()
+    shipped._cache_folder.cache_clear()
+    assert shipped._cache_folder(TASKS[0]) == before
     shipped._cache_folder.cache_clear()
 
 

@@ -163,7 +163,8 @@ def _written_once(folder: Path, write: Callable[[Path], None]) -> Path:
 @cache
 def _cache_folder(task: str) -> Path:
     """Where what is made of these very files is kept; for this process alone where HF_HOME cannot be written to."""
-    files = sorted(path for folder in (_BASE, _adapter_source(task)) for path in folder.iterdir())
+    # Installers put a folder of compiled code beside the file for remote code.
+    files = sorted(path for folder in (_BASE, _adapter_source(task)) for path in folder.iterdir() if path.is_file())
     digest = hashlib.sha256(str(_BASE).encode())
     for path in files:
         digest.update(path.read_bytes())
