@@ -15,9 +15,10 @@ pretrain() { longformer-plus train --train $MIX --eval "$TEXT"/*.validation.json
 # 1. A vocabulary, from the same mixture.
 [ -d "$OUT/tokenizer" ] || longformer-plus tokenizer $MIX --size 8192 --output "$OUT/tokenizer"
 
-# 2. Words from left to right, in rows of 512 tokens. It is left half way: what follows needs a start, not an end.
+# 2. Words from left to right, in rows of 512 tokens. Its checkpoint half way is enough of a start: stop it there, or let
+# it run to its end, for all checkpoints are kept.
 [ -d "$OUT/causal/checkpoint-3000" ] || pretrain --task text-generation --config "$MODEL" --tokenizer "$OUT/tokenizer" \
-  --batch 4 --max-steps 6000 --learning-rate 1e-3 --warmup 0.02 --max-eval-rows 32 --output "$OUT/causal"
+  --batch 4 --max-steps 6000 --learning-rate 1e-3 --warmup 0.02 --max-eval-rows 32 --keep 12 --output "$OUT/causal"
 
 # 3. Hidden words, in both directions.
 pretrain --task fill-mask --model "$OUT/causal/checkpoint-3000" --config '{"is_causal": false}' \
