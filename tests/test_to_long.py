@@ -152,6 +152,22 @@ def test_window_counts_both_sides() -> None:
     assert (reached.min().item(), reached.max().item()) == (45, 55)
 
 
+@pytest.mark.parametrize("kind", ["roberta", "bert"])
+@pytest.mark.parametrize(
+    ("window", "max_length", "warned"),
+    [(SHORT, 200, False), (SHORT + 2, 200, True), ([4, SHORT + 2], 200, True), (2 * SHORT, SHORT, False)],
+)
+def test_a_window_that_holds_positions_twice_is_warned_of(
+    kind: str,
+    window: int | list[int],
+    max_length: int,
+    warned: bool,
+    warnings_of_transformers: pytest.LogCaptureFixture,
+) -> None:
+    convert_to_long(short_model(kind, "Model"), window, max_length)
+    assert (f"wider than the {SHORT} positions" in warnings_of_transformers.text) == warned
+
+
 def test_half_precision_is_kept(tmp_path: Path) -> None:
     short_model("bert", "ForMaskedLM").to(torch.bfloat16).save_pretrained(tmp_path / "short")
     convert_to_long(tmp_path / "short", 8, 100, tmp_path / "long")

@@ -55,8 +55,9 @@ def convert_to_long(
 
     Positions are copies of the short model's, one after another; `*_global` projections are copies of the local ones.
     Up to the short model's length the two compute the same where half the window reaches across the document (a window
-    of twice its length does); for longer ones a little training is needed. In BERT and ELECTRA padding takes positions:
-    pad to the right to compare with them.
+    of twice its length does). For longer ones a little training is needed, and a window of at most the short model's
+    length: a wider one holds copied positions twice, of which a warning is given. In BERT and ELECTRA padding takes
+    positions: pad to the right to compare with them.
 
     Args:
         model_or_path: a RoBERTa, XLM-RoBERTa, CamemBERT, BERT or ELECTRA model of transformers, or the folder or name
@@ -87,6 +88,7 @@ def convert_to_long(
     family, head = place_of(model)
     _check_short(model.config, family, head)
     config = _long_config(model.config, family, attention_window, max_length, tokenizer)
+    _warn_of_repeated_positions(config, short_length(model.config, family))
     converted = _with_weights_of(model, family, head, config)
     if save_to is not None:
         save(converted, tokenizer, save_to, overwrite)
@@ -125,7 +127,7 @@ def _long_config(
 ) -> LongformerPlusConfig:
     if config.pad_token_id is None:
         raise ValueError("pad_token_id=None is not allowed: positions start after it. Set it in the model's config.")
-    short = config.max_position_embeddings - num_reserved(config, family)
+    short = short_length(config, family)
     if not isinstance(max_length, int) or max_length < short:
         raise ValueError(
             f"max_length={max_length!r} is not allowed: it must be an int, at least {short} (the short model's)."
@@ -141,6 +143,22 @@ def _long_config(
         attention_window=attention_window,
         max_position_embeddings=max_length + config.pad_token_id + 1,
     )
+
+
+def _warn_of_repeated_positions(config: LongformerPlusConfig, short: int) -> None:
+    """Say so where tokens will see two others at the same copied position."""
+    widest = max(config.windows)
+    if widest > short < config.max_tokens:
+        logger.warning(
+            f"attention_window={widest} is wider than the {short} positions of the short model, which are copied one "
+            f"after another: in documents of over {short} tokens a window will hold some positions twice, which little "
+            f"training does not mend. For such documents take attention_window={short // 2 * 2} or less."
+        )
+
+
+def short_length(config: PreTrainedConfig, family: Family) -> int:
+    """The most tokens that the short model reads."""
+    return config.max_position_embeddings - num_reserved(config, family)
 
 
 def num_reserved(config: PreTrainedConfig, family: Family) -> int:
