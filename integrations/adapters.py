@@ -116,15 +116,23 @@ def load_adapted(folder: str | Path) -> PeftModel:
     Raises:
         ValueError: the adapter is for another model, or names no class.
     """
+    kind, base = adapter_of(folder)
+    return PeftModel.from_pretrained(kind.from_pretrained(base, config=adapted_config(folder)), str(folder))
+
+
+def adapter_of(folder: str | Path) -> tuple[type[LongformerPlusPreTrainedModel], str]:
+    """The class that a saved adapter adapts, and the checkpoint that it was trained on.
+
+    Raises:
+        ValueError: the adapter is for another model.
+    """
     adapter = PeftConfig.from_pretrained(str(folder))
-    base = str(adapter.base_model_name_or_path)
     kind = _MODELS.get(str(adapter.task_type)) or getattr(
         longformer_plus, (adapter.auto_mapping or {}).get("base_model_class", ""), None
     )
     if kind is None:
         raise ValueError(f"{folder} is no adapter for a LongformerPlus model, or does not say which of its heads.")
-    model = kind.from_pretrained(base, config=adapted_config(folder))
-    return PeftModel.from_pretrained(model, str(folder))
+    return kind, str(adapter.base_model_name_or_path)
 
 
 def adapted_config(folder: str | Path) -> LongformerPlusConfig:

@@ -27,7 +27,7 @@ from transformers import (
 from transformers.trainer_callback import ProgressCallback, TrainerState
 from transformers.utils import logging
 
-from longformer_plus import LongformerPlusConfig
+from longformer_plus import LongformerPlusConfig, LongformerPlusPreTrainedModel
 from longformer_plus.global_attention import Policy
 
 from . import training_tasks as tasks
@@ -52,7 +52,8 @@ class TrainingPlan:
         train: sources of data; see `records.read_records`.
         output: the folder to write into: model, tokenizer, checkpoints, scores and a plot of the losses.
         evaluation: sources that are evaluated on.
-        model: a checkpoint to start from, of LongformerPlus or Longformer; None for a new one with random weights.
+        model: a checkpoint to start from, of LongformerPlus or Longformer, or the folder of adapters on one; None for a
+            new one with random weights.
         config: the fields of a new model's configuration, or those that change in the checkpoint's.
         tokenizer: the folder or the hub's name of the tokenizer; by default the checkpoint's.
         weights: for fill-mask and text-generation, how many of the tokens come from each source, in any unit; by
@@ -64,7 +65,7 @@ class TrainingPlan:
         unanswered_share: for question answering, the share of stretches without the answer that is trained on.
         masked_share: for fill-mask, the share of tokens that is hidden.
         global_attention: a policy, in place of the checkpoint's.
-        lora: the rank of LoRA adapters; None trains all weights.
+        lora: the rank of new LoRA adapters; None trains all weights, or the adapters that `model` is the folder of.
         lora_targets: the layers that they adapt, by PEFT's names, or "all-linear"; by default PEFT's for this model.
         epochs: how often all data are gone through.
         max_steps: how many optimizer steps are made, in place of `epochs`.
@@ -141,6 +142,8 @@ class TrainingPlan:
             raise ValueError("A new model needs a tokenizer (--tokenizer); `longformer-plus tokenizer` trains one.")
         if self.model is None and self.lora is not None:
             raise ValueError("LoRA adapts trained weights: give a checkpoint (--model) to start from.")
+        if self.goes_on_from_adapters and self.lora is not None:
+            raise ValueError(f"{self.model} holds adapters, which have their rank: leave --lora out to train them on.")
         if self.lora_targets is not None and self.lora is None:
             raise ValueError("lora_targets are for LoRA: give its rank too (--lora).")
         if self.join_by is not None and self.task != "question-answering":
@@ -169,6 +172,16 @@ class TrainingPlan:
             raise ValueError(f"{self.task} draws from all of the text: use --max-steps in place of --max-train-rows.")
         elif self.group_by_length:
             raise ValueError(f"The rows of {self.task} are all as long as can be: leave --group-by-length out.")
+
+    @property
+    def goes_on_from_adapters(self) -> bool:
+        """Whether what it starts from is not a whole checkpoint but adapters, saved by an earlier run."""
+        return self.model is not None and (Path(self.model) / "adapter_config.json").is_file()
+
+    @property
+    def trains_adapters(self) -> bool:
+        """Whether adapters alone are trained and saved."""
+        return self.lora is not None or self.goes_on_from_adapters
 
     @property
     def rows_per_step(self) -> int:
@@ -214,7 +227,7 @@ def train(plan: TrainingPlan) -> dict[str, float]:
 def _finish(trainer: Trainer, plan: TrainingPlan, output: Path) -> dict[str, float]:
     """Save model and tokenizer, evaluate, draw the losses."""
     trainer.save_model(str(output))
-    if plan.lora is not None and trainer.is_world_process_zero():
+    if plan.trains_adapters and trainer.is_world_process_zero():
         from .adapters import save_model_config
 
         save_model_config(trainer.accelerator.unwrap_model(trainer.model), output)
@@ -314,6 +327,10 @@ def _load_config(plan: TrainingPlan, tokenizer: PreTrainedTokenizerBase) -> Long
         raise ValueError(
             f"config={unknown} is not allowed: a configuration has no such fields. See LongformerPlusConfig."
         )
+    if plan.model is not None and plan.goes_on_from_adapters:
+        from .adapters import adapted_config
+
+        return LongformerPlusConfig.from_dict({**adapted_config(plan.model).to_dict(), **changes})
     if plan.model is not None:
         return LongformerPlusConfig.from_pretrained(plan.model, **changes)
     special = ("bos_token_id", "eos_token_id", "sep_token_id", "pad_token_id")
@@ -326,6 +343,8 @@ def _load_model(
 ) -> PreTrainedModel:
     """The model of the task, with its classes, and with adapters where the plan says so."""
     kind = tasks.TASKS[plan.task].model
+    if plan.goes_on_from_adapters:
+        _check_adapters(plan, config, names)
     if names:
         config.id2label = dict(enumerate(names))
         config.label2id = {name: index for index, name in enumerate(names)}
@@ -334,26 +353,57 @@ def _load_model(
             f"The tokenizer has {len(tokenizer)} entries, the model {config.vocab_size}: they do not belong together."
         )
     _warn_without_global_tokens(plan.task, config)
+    if plan.trains_adapters:
+        return _with_adapters(plan, kind, config)
     if plan.model is None:
         model = kind._from_config(config, attn_implementation=plan.attn_implementation)
     else:
-        model = kind.from_pretrained(
-            plan.model, config=config, attn_implementation=plan.attn_implementation, dtype=torch.float32
-        )
+        model = _load(kind, plan.model, plan, config)
     if plan.task == "fill-mask" and (plan.model is None or _was_causal(plan.model, config)):
         attend_to_neighbours(model)
-    if plan.lora is None:
-        _say(f"model:      {type(model).__name__}, {model.num_parameters():,} parameters")
-        return model
-    from peft import get_peft_model
+    _say(f"model:      {type(model).__name__}, {model.num_parameters():,} parameters")
+    return model
 
-    from .adapters import lora_config
 
-    targets = plan.lora_targets if plan.lora_targets is None else list(plan.lora_targets)
-    options = {"target_modules": "all-linear" if targets == ["all-linear"] else targets}
-    adapted = get_peft_model(model, lora_config(plan.task, r=plan.lora, **options))
+def _load(
+    kind: type[LongformerPlusPreTrainedModel], checkpoint: str, plan: TrainingPlan, config: LongformerPlusConfig
+) -> LongformerPlusPreTrainedModel:
+    return kind.from_pretrained(
+        checkpoint, config=config, attn_implementation=plan.attn_implementation, dtype=torch.float32
+    )
+
+
+def _check_adapters(plan: TrainingPlan, config: LongformerPlusConfig, names: Sequence[str]) -> None:
+    """Raise a ValueError for adapters of another task, or of other classes."""
+    from .adapters import adapter_of
+
+    kind, _ = adapter_of(str(plan.model))
+    if kind is not tasks.TASKS[plan.task].model:
+        raise ValueError(f"{plan.model} holds adapters for {kind.__name__}, not for {plan.task}.")
+    learned = list((config.id2label or {}).values())
+    if names and learned != list(names):
+        raise ValueError(f"{plan.model} holds adapters for the classes {learned}, the data have {list(names)}.")
+
+
+def _with_adapters(
+    plan: TrainingPlan, kind: type[LongformerPlusPreTrainedModel], config: LongformerPlusConfig
+) -> PreTrainedModel:
+    """The checkpoint with new adapters, or with those that the plan goes on from."""
+    from peft import PeftModel, get_peft_model
+
+    from .adapters import adapter_of, lora_config
+
+    checkpoint = str(plan.model)
+    if plan.goes_on_from_adapters:
+        _, base = adapter_of(checkpoint)
+        adapted = PeftModel.from_pretrained(_load(kind, base, plan, config), checkpoint, is_trainable=True)
+    else:
+        targets = plan.lora_targets if plan.lora_targets is None else list(plan.lora_targets)
+        options = {"target_modules": "all-linear" if targets == ["all-linear"] else targets}
+        model = _load(kind, checkpoint, plan, config)
+        adapted = get_peft_model(model, lora_config(plan.task, r=plan.lora, **options))
     trained, total = adapted.get_nb_trainable_parameters()
-    _say(f"model:      {type(model).__name__}, {trained:,} of {total:,} parameters trained ({trained / total:.2%})")
+    _say(f"model:      {kind.__name__}, {trained:,} of {total:,} parameters trained ({trained / total:.2%})")
     return adapted  # type: ignore[return-value]
 
 

@@ -158,7 +158,7 @@ def collator(
 
 def how_to_load(plan: TrainingPlan) -> str:
     """What a person writes to get the trained model."""
-    if plan.lora is not None:
+    if plan.trains_adapters:
         return f'Load it: from longformer_plus.integrations.adapters import load_adapted; load_adapted("{plan.output}")'
     name = TASKS[plan.task].model.__name__.replace("LongformerPlus", "AutoModel")
     return f'Load it: import longformer_plus; {name}.from_pretrained("{plan.output}")'

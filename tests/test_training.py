@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -279,6 +280,32 @@ def test_lora_trains_adapters_and_loads_in_two_lines(task: str, make_plan: Any, 
     assert isinstance(model.get_base_model(), TASKS[task].model)
     if task == "token-classification":
         assert model.get_base_model().config.id2label == {0: "B-LOC", 1: "O"}
+
+
+@pytest.mark.parametrize("task", ["token-classification", "question-answering", "fill-mask"])
+def test_adapters_are_trained_on(task: str, make_plan: Any) -> None:
+    adapters = pytest.importorskip("longformer_plus.integrations.adapters")
+    pretrained = train_in(make_plan("fill-mask"))
+    changes = {"config": None, "tokenizer": None, "max_steps": 3, "learning_rate": 1e-2}
+    first = train_in(make_plan(task, "first", **changes, model=str(pretrained), lora=4))
+    second = train_in(make_plan(task, "second", **changes, model=str(first)))
+    before, after = (safetensors.torch.load_file(folder / "adapter_model.safetensors") for folder in (first, second))
+    assert before.keys() == after.keys()
+    assert all((before[name] != after[name]).any() for name in before if "lora_A.weight" in name)
+    # It went on where the first run ended, not where that began.
+    assert losses(second)[0] < losses(first)[0]
+    model = adapters.load_adapted(second)
+    assert model.peft_config["default"].base_model_name_or_path == str(pretrained)
+    assert model.peft_config["default"].r == 4
+
+    with pytest.raises(ValueError, match="holds adapters, which have their rank: leave --lora out"):
+        train(make_plan(task, "third", **changes, model=str(first), lora=8))
+    if task == "token-classification":
+        source = write_rows(Path(second) / "other.jsonl", [{"tokens": ["a", "b"], "ner_tags": ["O", "B-PER"]}])
+        with pytest.raises(ValueError, match=r"for the classes \['B-LOC', 'O'\], the data have \['B-PER', 'O'\]"):
+            train(replace(make_plan(task, "third", **changes, model=str(first)), train=[source], evaluation=[]))
+    with pytest.raises(ValueError, match=r"holds adapters for LongformerPlusFor.*, not for text-classification"):
+        train(make_plan("text-classification", "third", **changes, model=str(first)))
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,11 @@ def _add_what(add: Any) -> None:
     add(
         "--output", required=True, type=Path, metavar="FOLDER", help="where everything is written; must be new or empty"
     )
-    add("--model", metavar="CHECKPOINT", help="where to start from: a folder, or a name on the hub")
+    add(
+        "--model",
+        metavar="CHECKPOINT",
+        help="where to start from: a folder, also one of adapters, or a name on the hub",
+    )
     add(
         "--config",
         type=_json,
