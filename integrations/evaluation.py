@@ -52,6 +52,8 @@ class EvaluationPlan:
         join_by: the field by which paragraphs are joined to whole articles, such as "title".
         contexts: for fill-mask, the lengths in tokens that documents are cut into, the shortest first. Those that the
             model has no positions for are passed over, but documents are as long as for one that has.
+        max_length: for other tasks, the tokens of a stretch that is read at once; by default as many as the model has
+            positions for.
         max_rows: use no more rows of each source, drawn at random.
         batch_size: stretches read at once.
         seed: of which rows are drawn and which tokens are hidden.
@@ -64,6 +66,7 @@ class EvaluationPlan:
     columns: Mapping[str, str] = field(default_factory=dict)
     join_by: str | None = None
     contexts: Sequence[int] = (512, 4096)
+    max_length: int | None = None
     max_rows: int | None = None
     batch_size: int = 4
     seed: int = 0
@@ -77,6 +80,13 @@ class EvaluationPlan:
             raise ValueError(
                 f"contexts={list(self.contexts)} is not allowed: give lengths of at least 3, the shortest first."
             )
+        if self.max_length is not None and self.task == "fill-mask":
+            raise ValueError("max_length is not for fill-mask, which reads the same text in several: give contexts.")
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How documents are read: options of `stretches.StretchReader`."""
+        return {"max_length": self.max_length, "batch_size": self.batch_size, "show_progress": True}
 
 
 def evaluate_checkpoint(plan: EvaluationPlan) -> Scores:
@@ -237,15 +247,7 @@ def _evaluate_answers(plan: EvaluationPlan, model: PreTrainedModel, tokenizer: T
     questions, documents = ([record.row[name] for record in records] for name in ("question", "context"))
     truths = [record.row["answers"]["text"] for record in records]
     has_null = any(not texts for texts in truths)
-    found = answer_questions(
-        model,
-        tokenizer,
-        questions,
-        documents,
-        null_answer=has_null,
-        batch_size=plan.batch_size,
-        show_progress=True,
-    )
+    found = answer_questions(model, tokenizer, questions, documents, null_answer=has_null, **plan.reading)
     windows = {document: baselines.OverlappingWindow(document) for document in set(documents)}
     guesses = {
         "model": [answers[0].text if answers else "" for answers in found],
@@ -261,7 +263,7 @@ def _evaluate_classes(plan: EvaluationPlan, model: PreTrainedModel, tokenizer: T
     """Accuracy and F1 of the classes, and those of logistic regression on TF-IDF."""
     records = [record for source in plan.evaluation for record in _read(plan, source)]
     texts, truths = [record.row["text"] for record in records], [str(record.row["label"]) for record in records]
-    found = classify_documents(model, tokenizer, texts, batch_size=plan.batch_size, show_progress=True)
+    found = classify_documents(model, tokenizer, texts, **plan.reading)
     guesses = {"model": [each.label for each in found]}
     if plan.train:
         known = read_records(plan.train, plan.task, plan.columns)
@@ -279,7 +281,7 @@ def _evaluate_entities(plan: EvaluationPlan, model: PreTrainedModel, tokenizer: 
     """F1 of whole entities, and that of each word's commonest tag."""
     records = [record for source in plan.evaluation for record in _read(plan, source)]
     documents, truths = ([record.row[name] for record in records] for name in ("tokens", "ner_tags"))
-    found = tag_documents(model, tokenizer, documents, batch_size=plan.batch_size, show_progress=True)
+    found = tag_documents(model, tokenizer, documents, **plan.reading)
     guesses = {"model": [[tag.label for tag in tags] for tags in found]}
     if plan.train:
         known = read_records(plan.train, plan.task, plan.columns)

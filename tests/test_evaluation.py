@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,17 @@ def test_classes_are_scored_beside_words(checkpoint, tmp_path: Path) -> None:
     scores = evaluate_checkpoint(EvaluationPlan("text-classification", folder, [source], train=[source]))
     assert scores["TF-IDF + logistic regression"]["accuracy"] == 1.0
     assert 0 <= scores["model"]["accuracy"] <= 1
+
+
+def test_documents_are_read_in_stretches_of_the_length_asked_for(checkpoint, tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "reviews.jsonl", [{"text": TEXT, "label": label} for label in ("pos", "neg")])
+    folder = checkpoint(LongformerPlusForSequenceClassification, id2label={0: "neg", 1: "pos"})
+    plan = EvaluationPlan("text-classification", folder, [source], max_length=24)
+    assert 0 <= evaluate_checkpoint(plan)["model"]["accuracy"] <= 1
+    with pytest.raises(ValueError, match="max_length=99999 is not allowed: the model has positions for 1 to"):
+        evaluate_checkpoint(replace(plan, max_length=99999))
+    with pytest.raises(ValueError, match="max_length is not for fill-mask"):
+        evaluate_checkpoint(replace(plan, task="fill-mask"))
 
 
 def test_entities_are_scored_beside_the_commonest_tag(checkpoint, tmp_path: Path) -> None:

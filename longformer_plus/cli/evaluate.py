@@ -41,6 +41,7 @@ def add(commands: Any) -> None:
     add("--columns", nargs="+", type=pair, default=[], metavar="FIELD=COLUMN", help="where the data call a field else")
     add("--join-by", metavar="FIELD", help="join the paragraphs with the same FIELD to one article, such as title")
     add("--contexts", nargs="+", type=int, default=[512, 4096], metavar="N", help="for fill-mask (512 4096)")
+    add("--max-length", type=int, metavar="N", help="for other tasks: tokens read at once; all that the model can")
     add("--max-rows", type=int, metavar="N", help="use no more rows of a source, drawn at random")
     add("--batch", dest="batch_size", type=int, default=4, metavar="B", help="stretches read at once (4)")
     add("--seed", type=int, default=0, help="of which rows are drawn and which tokens are hidden")
@@ -67,6 +68,7 @@ def _run(options: argparse.Namespace) -> None:
             columns=dict(options.columns),
             join_by=options.join_by,
             contexts=options.contexts,
+            max_length=options.max_length,
             max_rows=options.max_rows,
             batch_size=options.batch_size,
             seed=options.seed,
