@@ -170,24 +170,46 @@ def shrink_logits(task: str) -> Callable[[Any, Any], Any]:
 
 
 def compute_metrics(task: str, prepared: Prepared | PackedDocuments, names: Sequence[str] = ()) -> ComputeMetrics:
-    """`compute_metrics` of a task, for what `shrink_logits` leaves.
+    """`compute_metrics` of a task, for whole logits or for what `shrink_logits` leaves of them.
 
     Args:
         task: the name of a pipeline.
         prepared: the features that are evaluated, in their order.
         names: the classes by id, for tagging.
     """
-    if task == "question-answering":
-        if not isinstance(prepared, PreparedQuestions):
-            raise TypeError("Question answering is evaluated on what prepare_questions gives.")
-        return lambda evaluated: _answer_metrics(evaluated, prepared)
-    if task == "token-classification" and isinstance(prepared, Prepared):
-        return lambda evaluated: _entity_metrics(evaluated, prepared, names)
-    if task == "text-generation":
-        return lambda evaluated: _token_metrics(evaluated.predictions, np.asarray(evaluated.label_ids)[:, 1:])
-    if task == "fill-mask":
-        return lambda evaluated: _token_metrics(evaluated.predictions, np.asarray(evaluated.label_ids))
-    return _class_metrics
+    if task == "question-answering" and not isinstance(prepared, PreparedQuestions):
+        raise TypeError("Question answering is evaluated on what prepare_questions gives.")
+    if task == "token-classification" and not names:
+        raise ValueError("Tagging is evaluated by the names of the tags: give them, by id.")
+
+    def compute(evaluated: EvalPrediction) -> dict[str, float]:
+        predictions, labels = _shrunk(task, evaluated), evaluated.label_ids
+        if task == "question-answering":
+            return _answer_metrics(predictions, prepared)  # type: ignore[arg-type]
+        if task == "token-classification":
+            return _entity_metrics(predictions, np.asarray(labels), prepared, names)  # type: ignore[arg-type]
+        if task == "text-generation":
+            return _token_metrics(predictions, np.asarray(labels)[:, 1:])
+        if task == "fill-mask":
+            return _token_metrics(predictions, np.asarray(labels))
+        return _class_metrics(np.asarray(predictions), np.asarray(labels))
+
+    return compute
+
+
+# The dimensions of (the first of) the logits, for tasks whose metrics do not take them whole.
+_DIMENSIONS = {"question-answering": 2, "fill-mask": 3, "text-generation": 3, "token-classification": 3}
+
+
+def _shrunk(task: str, evaluated: EvalPrediction) -> Any:
+    """What `shrink_logits` leaves, where `Trainer` was not told to call it."""
+    logits = evaluated.predictions
+    if np.ndim(logits[0] if isinstance(logits, tuple) else logits) != _DIMENSIONS.get(task):
+        return logits
+    whole = tuple(map(torch.as_tensor, logits)) if isinstance(logits, tuple) else torch.as_tensor(logits)
+    labels = None if task == "question-answering" else torch.as_tensor(np.asarray(evaluated.label_ids))
+    shrunk = shrink_logits(task)(whole, labels)
+    return tuple(part.numpy() for part in shrunk) if isinstance(shrunk, tuple) else shrunk.numpy()
 
 
 def _first(logits: Any) -> Tensor:
@@ -213,8 +235,7 @@ def _likeliest_tokens(logits: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
     return scores.argmax(-1), losses
 
 
-def _class_metrics(evaluated: EvalPrediction) -> dict[str, float]:
-    logits, labels = np.asarray(evaluated.predictions), np.asarray(evaluated.label_ids)
+def _class_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     if labels.ndim == 2:
         return MultiLabelMetric().compute(predictions=(logits > 0).astype(int), references=labels.astype(int)) or {}
     return ClassificationMetric().compute(predictions=logits.argmax(-1), references=labels) or {}
@@ -229,9 +250,10 @@ def _token_metrics(predictions: Any, labels: np.ndarray) -> dict[str, float]:
     return metric.compute(predictions=guesses[labelled], references=labels[labelled], losses=losses[labelled]) or {}
 
 
-def _entity_metrics(evaluated: EvalPrediction, prepared: Prepared, names: Sequence[str]) -> dict[str, float]:
+def _entity_metrics(
+    guesses: np.ndarray, labels: np.ndarray, prepared: Prepared, names: Sequence[str]
+) -> dict[str, float]:
     """The stretches of a document are put together again first: each of its words is labelled in one of them."""
-    guesses, labels = np.asarray(evaluated.predictions), np.asarray(evaluated.label_ids)
     by_document: dict[int, tuple[list[str], list[str]]] = {}
     for document, guess, label in zip(prepared.document_of, guesses, labels, strict=True):
         words = label != IGNORED_LABEL
@@ -241,8 +263,8 @@ def _entity_metrics(evaluated: EvalPrediction, prepared: Prepared, names: Sequen
     return EntityMetric().compute(predictions=list(predictions), references=list(references)) or {}
 
 
-def _answer_metrics(evaluated: EvalPrediction, prepared: PreparedQuestions) -> dict[str, float]:
-    edges, no_answer = list(evaluated.predictions)
+def _answer_metrics(shrunk: Any, prepared: PreparedQuestions) -> dict[str, float]:
+    edges, no_answer = shrunk
     predictions = best_answers(np.asarray(edges), np.asarray(no_answer), prepared)
     references = [record.row["answers"]["text"] for record in prepared.records]
     return AnswerMetric().compute(predictions=predictions, references=references) or {}

@@ -21,7 +21,7 @@ from longformer_plus import LongformerPlusConfig, LongformerPlusTokenizer, cli
 
 pytest.importorskip("datasets")
 pytest.importorskip("evaluate")
-from longformer_plus.integrations import training
+from longformer_plus.integrations import metrics, training
 from longformer_plus.integrations.training import TrainingPlan, last_checkpoint, train
 from longformer_plus.integrations.training_tasks import TASKS, collator, prepare
 
@@ -257,6 +257,35 @@ def test_evaluation_gathers_no_attentions(make_plan: Any, tokenizer_folder: str,
     assert trainer.label_names == ["labels"]
     predicted = trainer.predict(data.evaluation)
     assert predicted.predictions.shape == (*predicted.label_ids.shape, 2)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_metrics_take_whole_logits_too(task: str, make_plan: Any, tokenizer_folder: str, tmp_path: Path) -> None:
+    plan = make_plan(task, batch_size=3)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    data = prepare(plan, tokenizer, 100)
+    config = LongformerPlusConfig(**{**model_fields(num_labels=2), "vocab_size": len(tokenizer)})
+    model = spread(TASKS[task].model(config))
+    scores = []
+    for shrink in (None, metrics.shrink_logits(task)):
+        trainer = Trainer(
+            model,
+            TrainingArguments(
+                str(tmp_path),
+                report_to=[],
+                remove_unused_columns=False,
+                per_device_eval_batch_size=3,
+                label_names=list(TASKS[task].label_names),
+            ),
+            data_collator=collator(plan, tokenizer, config),
+            eval_dataset=data.evaluation,
+            compute_metrics=metrics.compute_metrics(task, data.evaluation, data.names),
+            preprocess_logits_for_metrics=shrink,
+        )
+        torch.manual_seed(0)  # which tokens masked-LM hides
+        scores.append({name: value for name, value in trainer.evaluate().items() if name[5:] in SCORES[task]})
+    assert scores[0].keys() == {f"eval_{name}" for name in SCORES[task]}
+    assert scores[0] == pytest.approx(scores[1], rel=1e-5)
 
 
 def test_a_fine_tuned_checkpoint_is_trained_on(make_plan: Any) -> None:
