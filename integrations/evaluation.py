@@ -23,11 +23,11 @@ from transformers.utils import logging
 from transformers.utils.logging import tqdm
 
 from . import baselines
-from . import training_tasks as tasks
 from .long_documents import answer_questions, classify_documents, tag_documents
 from .metrics import AnswerMetric, ClassificationMetric, EntityMetric, TokenMetric
 from .preparation import join_paragraphs
 from .records import Record, read_records
+from .training_tasks import TASKS
 
 logger = logging.get_logger(__name__)
 
@@ -111,8 +111,8 @@ def load(task: str, checkpoint: str | Path) -> tuple[PreTrainedModel, Tokenizers
         OSError: there is no such checkpoint.
         ValueError: the task has no head here.
     """
-    if task not in tasks.TASKS:
-        raise ValueError(f"task={task!r} is not allowed: it must be one of {', '.join(map(repr, tasks.TASKS))}.")
+    if task not in TASKS:
+        raise ValueError(f"task={task!r} is not allowed: it must be one of {', '.join(map(repr, TASKS))}.")
     options = {"add_prefix_space": True} if task == "token-classification" else {}
     folder, tokenizer_folder = Path(checkpoint), checkpoint
     if (folder / "adapter_config.json").is_file():
@@ -122,7 +122,7 @@ def load(task: str, checkpoint: str | Path) -> tuple[PreTrainedModel, Tokenizers
         if not (folder / "tokenizer_config.json").is_file():
             tokenizer_folder = model.get_base_model().name_or_path
     else:
-        model = tasks.TASKS[task].model.from_pretrained(checkpoint, dtype=torch.float32)
+        model = TASKS[task].model.from_pretrained(checkpoint, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, **options)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return model.to(device or "cpu").eval(), tokenizer  # type: ignore[return-value]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -77,3 +78,14 @@ def plot_losses(history: Iterable[Mapping[str, Any]], path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path)
+
+
+def is_first_process() -> bool:
+    """Whether this is the process of several that speaks and writes."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def say(text: str) -> None:
+    """Print a line, once where there are several processes."""
+    if is_first_process():
+        print(text, flush=True)

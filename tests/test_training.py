@@ -22,8 +22,10 @@ from longformer_plus import LongformerPlusConfig, LongformerPlusTokenizer, cli
 pytest.importorskip("datasets")
 pytest.importorskip("evaluate")
 from longformer_plus.integrations import metrics, training
-from longformer_plus.integrations.training import TrainingPlan, last_checkpoint, train
-from longformer_plus.integrations.training_tasks import TASKS, collator, prepare
+from longformer_plus.integrations.training import last_checkpoint, train
+from longformer_plus.integrations.training_data import collator, prepare
+from longformer_plus.integrations.training_plan import TrainingPlan
+from longformer_plus.integrations.training_tasks import TASKS
 
 from .cases import spread
 from .fine_tuning import model_fields, rows, write_rows
