@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors
 import torch
@@ -178,3 +180,21 @@ def test_processes_that_ask_at_the_same_time_get_the_same(tmp_path: Path) -> Non
     printed = {process.communicate()[0].strip().splitlines()[-1] for process in started}
     assert len(printed) == 1
     assert (Path(printed.pop()) / "model.safetensors").is_file()
+
+
+def test_questions_are_made_of_text() -> None:
+    pytest.importorskip("datasets")
+    recipe = runpy.run_path(str(Path(__file__).parents[1] / "docs" / "fine_tuning" / "cloze_questions.py"))
+    text = (Path(shipped.__file__).parent / "samples" / "lighthouses.txt").read_text()
+    random = np.random.default_rng(0)
+    answers = set()
+    for question, start, answer in filter(None, (recipe["ask"](text, random) for _ in range(60))):
+        assert text[start : start + len(answer)] == answer
+        assert question.endswith("?")
+        assert question.split()[0] in ("Who", "What", "Which", "Where", "When", "How")
+        # It asks with words of the sentence that the answer was taken from.
+        around = text[max(start - 300, 0) : start + 300]
+        assert all(word in around for word in question.rstrip("?").replace("How many", "How").split()[1:])
+        answers.add(answer)
+    assert len(answers) > 25
+    assert recipe["ask"]("Nothing here.", random) is None
