@@ -20,7 +20,7 @@ class TrainingPlan:
     """What is to be trained, on what, and how.
 
     Attributes:
-        task: a key of `training_TASKS`; "masked-lm" is "fill-mask", "causal-lm" is "text-generation".
+        task: a key of `training_tasks.TASKS`; "masked-lm" is "fill-mask", "causal-lm" is "text-generation".
         train: sources of data; see `records.read_records`.
         output: the folder to write into: model, tokenizer, checkpoints, scores and a plot of the losses.
         evaluation: sources that are evaluated on.
