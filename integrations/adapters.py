@@ -135,6 +135,11 @@ def adapter_of(folder: str | Path) -> tuple[type[LongformerPlusPreTrainedModel],
     return kind, str(adapter.base_model_name_or_path)
 
 
+def tokenizer_of(folder: str | Path) -> str:
+    """Where the tokenizer of a saved adapter lies: beside it, or with its base."""
+    return str(folder) if (Path(folder) / "tokenizer_config.json").is_file() else adapter_of(folder)[1]
+
+
 def adapted_config(folder: str | Path) -> LongformerPlusConfig:
     """The configuration of the model that a saved adapter makes of its base; see `load_adapted`."""
     if (own := Path(folder) / MODEL_CONFIG).is_file():

@@ -114,13 +114,12 @@ def load(task: str, checkpoint: str | Path) -> tuple[PreTrainedModel, Tokenizers
     if task not in TASKS:
         raise ValueError(f"task={task!r} is not allowed: it must be one of {', '.join(map(repr, TASKS))}.")
     options = {"add_prefix_space": True} if task == "token-classification" else {}
-    folder, tokenizer_folder = Path(checkpoint), checkpoint
-    if (folder / "adapter_config.json").is_file():
-        from .adapters import load_adapted
+    tokenizer_folder = checkpoint
+    if (Path(checkpoint) / "adapter_config.json").is_file():
+        from .adapters import load_adapted, tokenizer_of
 
         model: Any = load_adapted(checkpoint)
-        if not (folder / "tokenizer_config.json").is_file():
-            tokenizer_folder = model.get_base_model().name_or_path
+        tokenizer_folder = tokenizer_of(checkpoint)
     else:
         model = TASKS[task].model.from_pretrained(checkpoint, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, **options)

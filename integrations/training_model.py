@@ -27,6 +27,10 @@ def load_tokenizer(plan: TrainingPlan) -> PreTrainedTokenizerBase:
         # It is saved with the model, for prompts that are to be continued.
         options = {"close_documents": False}
     name = plan.tokenizer or plan.model
+    if plan.tokenizer is None and plan.goes_on_from_adapters:
+        from .adapters import tokenizer_of
+
+        name = tokenizer_of(str(plan.model))
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
         if plan.task != "text-generation" and not getattr(tokenizer, "close_documents", True):

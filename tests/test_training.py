@@ -319,6 +319,9 @@ def test_adapters_are_trained_on(task: str, make_plan: Any) -> None:
     pretrained = train_in(make_plan("fill-mask"))
     changes = {"config": None, "tokenizer": None, "max_steps": 3, "learning_rate": 1e-2}
     first = train_in(make_plan(task, "first", **changes, model=str(pretrained), lora=4))
+    # As PEFT alone saves adapters: the tokenizer is that of their base.
+    for path in first.glob("tokenizer*"):
+        path.unlink()
     second = train_in(make_plan(task, "second", **changes, model=str(first)))
     before, after = (safetensors.torch.load_file(folder / "adapter_model.safetensors") for folder in (first, second))
     assert before.keys() == after.keys()
