@@ -54,6 +54,7 @@ class LongformerPlusForCausalLM(LongformerPlusLanguageModel, GenerationMixin):
         head_mask: Tensor | None = None,
         num_items_in_batch: Count = None,
         shift_labels: Tensor | None = None,
+        max_global_tokens: int | None = None,
         **kwargs: Any,
     ) -> LongformerPlusCausalLMOutput:
         """
@@ -87,6 +88,7 @@ class LongformerPlusForCausalLM(LongformerPlusLanguageModel, GenerationMixin):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             head_mask=head_mask,
+            max_global_tokens=max_global_tokens,
             **kwargs,
         )
         if isinstance(logits_to_keep, int) and logits_to_keep == 0:

@@ -17,9 +17,9 @@ from transformers import PreTrainedConfig
 from transformers.utils import can_return_tuple
 
 from .configuration import LongformerPlusConfig
-from .linear import apply_linear
 from .losses import IGNORED_LABEL, Count, sequence_loss, span_loss, token_loss
-from .modeling import LongformerPlusModel, LongformerPlusPreTrainedModel, first_valid_token
+from .modeling import LongformerPlusModel, LongformerPlusPreTrainedModel, pooled_token
+from .ops import apply_linear
 from .outputs import (
     LongformerPlusMaskedLMOutput,
     LongformerPlusModelOutput,
@@ -123,6 +123,8 @@ class LongformerPlusForMaskedLM(LongformerPlusLanguageModel):
         output_hidden_states: bool | int | list[int] | None = None,
         head_mask: Tensor | None = None,
         num_items_in_batch: Count = None,
+        document_ids: Tensor | None = None,
+        max_global_tokens: int | None = None,
         **kwargs: Any,
     ) -> LongformerPlusMaskedLMOutput:
         """
@@ -143,6 +145,8 @@ class LongformerPlusForMaskedLM(LongformerPlusLanguageModel):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             head_mask=head_mask,
+            document_ids=document_ids,
+            max_global_tokens=max_global_tokens,
             padding_states=labels is not None,
             **kwargs,
         )
@@ -176,7 +180,7 @@ class LongformerPlusClassificationHead(nn.Module):
 
 
 class LongformerPlusForSequenceClassification(LongformerPlusHead):
-    """Classification or regression of whole documents, from the first valid token."""
+    """Classification or regression of whole documents, from the first valid token; of a causal model, from the last."""
 
     auto_global_attention = "cls"
 
@@ -201,6 +205,8 @@ class LongformerPlusForSequenceClassification(LongformerPlusHead):
         output_hidden_states: bool | int | list[int] | None = None,
         head_mask: Tensor | None = None,
         num_items_in_batch: Count = None,
+        document_ids: Tensor | None = None,
+        max_global_tokens: int | None = None,
         **kwargs: Any,
     ) -> LongformerPlusSequenceClassifierOutput:
         """
@@ -221,9 +227,11 @@ class LongformerPlusForSequenceClassification(LongformerPlusHead):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             head_mask=head_mask,
+            document_ids=document_ids,
+            max_global_tokens=max_global_tokens,
             **kwargs,
         )
-        logits = self.classifier(first_valid_token(outputs.last_hidden_state, attention_mask))
+        logits = self.classifier(pooled_token(outputs.last_hidden_state, attention_mask, self.config.is_causal))
         loss = None
         if labels is not None:
             loss = sequence_loss(logits, labels, self.config.problem_type, num_items_in_batch)
@@ -262,6 +270,8 @@ class LongformerPlusForQuestionAnswering(LongformerPlusHead):
         output_hidden_states: bool | int | list[int] | None = None,
         head_mask: Tensor | None = None,
         num_items_in_batch: Count = None,
+        document_ids: Tensor | None = None,
+        max_global_tokens: int | None = None,
         **kwargs: Any,
     ) -> LongformerPlusQuestionAnsweringOutput:
         """
@@ -282,6 +292,8 @@ class LongformerPlusForQuestionAnswering(LongformerPlusHead):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             head_mask=head_mask,
+            document_ids=document_ids,
+            max_global_tokens=max_global_tokens,
             padding_states=start_positions is not None,
             **kwargs,
         )
@@ -322,6 +334,8 @@ class LongformerPlusForTokenClassification(LongformerPlusHead):
         output_hidden_states: bool | int | list[int] | None = None,
         head_mask: Tensor | None = None,
         num_items_in_batch: Count = None,
+        document_ids: Tensor | None = None,
+        max_global_tokens: int | None = None,
         **kwargs: Any,
     ) -> LongformerPlusTokenClassifierOutput:
         """
@@ -341,6 +355,8 @@ class LongformerPlusForTokenClassification(LongformerPlusHead):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             head_mask=head_mask,
+            document_ids=document_ids,
+            max_global_tokens=max_global_tokens,
             padding_states=labels is not None,
             **kwargs,
         )
@@ -375,11 +391,13 @@ class LongformerPlusForMultipleChoice(LongformerPlusHead):
         output_hidden_states: bool | int | list[int] | None = None,
         head_mask: Tensor | None = None,
         num_items_in_batch: Count = None,
+        document_ids: Tensor | None = None,
+        max_global_tokens: int | None = None,
         **kwargs: Any,
     ) -> LongformerPlusMultipleChoiceOutput:
         """
         Args:
-            input_ids, token_type_ids, attention_mask, global_attention_mask, position_ids: (B, C, N).
+            input_ids, token_type_ids, attention_mask, global_attention_mask, position_ids, document_ids: (B, C, N).
             inputs_embeds: (B, C, N, E).
             labels: (B,) the index of the right choice.
 
@@ -407,6 +425,7 @@ class LongformerPlusForMultipleChoice(LongformerPlusHead):
                 "inputs_embeds": inputs_embeds,
                 "token_type_ids": token_type_ids,
                 "position_ids": position_ids,
+                "document_ids": document_ids,
             }.items()
         }
         outputs = self.run_encoder(
@@ -414,6 +433,7 @@ class LongformerPlusForMultipleChoice(LongformerPlusHead):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             head_mask=head_mask,
+            max_global_tokens=max_global_tokens,
             **kwargs,
         )
         logits = self.classifier(self.dropout(outputs.pooler_output)).view(-1, num_choices)

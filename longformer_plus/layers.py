@@ -8,15 +8,14 @@ Shapes: B batch, N tokens, H heads, D head size, E hidden size, G global tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from functools import partial
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .activations import without_gelu_output
 from .attention import (
     ALL_ATTENTION_FUNCTIONS,
     AttentionPattern,
@@ -26,9 +25,9 @@ from .attention import (
     places_in,
 )
 from .cache import LongformerPlusCache, RollingLayer
-from .chunks import cheapest_chunk, in_chunks, is_bare
 from .configuration import LongformerPlusConfig
-from .linear import apply_linear
+from .ops import apply_linear, feed_forward
+from .ops.pieces import is_bare, piece_size
 
 
 def tile_positions(table: Tensor, num_reserved: int, num_rows: int) -> Tensor:
@@ -147,13 +146,9 @@ class LongformerPlusSelfAttention(nn.Module):
             global rows (B, H, N, G), or None.
         """
         dropout = self.dropout_probability if self.training else 0.0
-        projections = {"query": self.query, "key": self.key, "value": self.value}
-        size = cheapest_chunk(hidden_states, self.config.intermediate_size, *projections.values())
         query, key, value = (
-            in_chunks(partial(apply_linear, project), size, hidden_states, scratch=(pattern, name)).unflatten(
-                -1, (self.num_heads, -1)
-            )
-            for name, project in projections.items()
+            apply_linear(project, hidden_states).unflatten(-1, (self.num_heads, -1))
+            for project in (self.query, self.key, self.value)
         )  # (B, N, H, D) each
         backend = "eager" if output_attentions else self.config._attn_implementation
         local_rows = partial(ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_local_rows), pattern=pattern)
@@ -200,15 +195,23 @@ class LongformerPlusSelfAttention(nn.Module):
         steps = sorted(set(self.dilations))
         if len(steps) == 1:
             return local_rows(query, key, value, dilation=steps[0])
-        groups = [[head for head, step in enumerate(self.dilations) if step == wanted] for wanted in steps]
-        results = [
-            local_rows(*(rows[:, :, heads] for rows in (query, key, value)), dilation=step)
-            for step, heads in zip(steps, groups, strict=True)
-        ]
-        order = torch.tensor([head for heads in groups for head in heads], device=query.device).argsort()
-        context = torch.cat([context for context, _ in results], dim=2)[:, :, order]
-        probabilities = [each for _, each in results if each is not None]
-        return context, torch.cat(probabilities, dim=1)[:, order] if probabilities else None
+        # Slices alone: a list of indices would be copied to the device in every layer.
+        runs = [(step, len(list(heads))) for step, heads in groupby(self.dilations)]
+        parts = [rows.split([size for _, size in runs], dim=2) for rows in (query, key, value)]
+        contexts: dict[int, Tensor] = {}
+        probabilities: dict[int, Tensor] = {}
+        for wanted in steps:
+            places = [place for place, (step, _) in enumerate(runs) if step == wanted]
+            together = (torch.cat([part[place] for place in places], dim=2) for part in parts)
+            context, weights = local_rows(*together, dilation=wanted)
+            sizes = [runs[place][1] for place in places]
+            contexts.update(zip(places, context.split(sizes, dim=2), strict=True))
+            if weights is not None:
+                probabilities.update(zip(places, weights.split(sizes, dim=1), strict=True))
+        joined = torch.cat([contexts[place] for place in range(len(runs))], dim=2)
+        if not probabilities:
+            return joined, None
+        return joined, torch.cat([probabilities[place] for place in range(len(runs))], dim=1)
 
 
 class LongformerPlusResidual(nn.Module):
@@ -222,7 +225,11 @@ class LongformerPlusResidual(nn.Module):
 
     def forward(self, update: Tensor, residual: Tensor) -> Tensor:
         """(B, N, width), (B, N, E) -> (B, N, E)."""
-        return self.LayerNorm(self.dropout(apply_linear(self.dense, update)) + residual)
+        return self.add(apply_linear(self.dense, update), residual)
+
+    def add(self, projected: Tensor, residual: Tensor) -> Tensor:
+        """(B, N, E), (B, N, E) -> (B, N, E), what follows the projection."""
+        return self.LayerNorm(self.dropout(projected) + residual)
 
 
 class LongformerPlusAttentionBlock(nn.Module):
@@ -232,7 +239,6 @@ class LongformerPlusAttentionBlock(nn.Module):
         super().__init__()
         self.self = LongformerPlusSelfAttention(config, layer_index)
         self.output = LongformerPlusResidual(config.hidden_size, config)
-        self.width = config.intermediate_size
 
     def forward(
         self,
@@ -244,9 +250,7 @@ class LongformerPlusAttentionBlock(nn.Module):
     ) -> Tensor:
         """(B, N, E) -> (B, N, E)."""
         context = self.self(hidden_states, pattern, head_mask, output_attentions, cache)[0]
-        size = cheapest_chunk(hidden_states, self.width, self.output)
-        # Nobody else holds the context, unless a hook was given it.
-        return in_chunks(self.output, size, context, hidden_states, overwrite=is_bare(self.self))
+        return self.output(context, hidden_states)
 
 
 class LongformerPlusIntermediate(nn.Module):
@@ -283,15 +287,24 @@ class LongformerPlusLayer(GradientCheckpointingLayer):
     ) -> Tensor:
         """(B, N, E) -> (B, N, E)."""
         hidden_states = self.attention(hidden_states, pattern, head_mask, output_attentions, cache)
-        size = self.chunk_size_feed_forward or cheapest_chunk(hidden_states, self.width, self.intermediate, self.output)
-        return in_chunks(self.feed_forward, size, hidden_states, overwrite=is_bare(self.attention))
+        size = self.chunk_size_feed_forward or piece_size(hidden_states, self.width, self.intermediate, self.output)
+        if not size or hidden_states.shape[1] <= size:
+            return self.feed_forward(hidden_states)
+        pieces = hidden_states.split(size, dim=1)
+        if torch.is_grad_enabled():
+            return torch.cat([self.feed_forward(piece) for piece in pieces], dim=1)
+        # Not torch.cat, which would hold everything twice.
+        result = torch.empty_like(hidden_states)
+        for piece, place in zip(pieces, result.split(size, dim=1), strict=True):
+            place.copy_(self.feed_forward(piece))
+        return result
 
     def feed_forward(self, hidden_states: Tensor) -> Tensor:
         """(B, N, E) -> (B, N, E), token by token."""
-        activated = self.intermediate(hidden_states)
-        # A checkpointed layer keeps nothing in the first place.
-        with nullcontext() if self.gradient_checkpointing else without_gelu_output(activated):
-            return self.output(activated, hidden_states)
+        if not is_bare(self.intermediate, self.output):
+            return self.output(self.intermediate(hidden_states), hidden_states)
+        update = feed_forward(hidden_states, self.intermediate.dense, self.intermediate.activation, self.output.dense)
+        return self.output.add(update, hidden_states)
 
 
 class LongformerPlusEncoder(nn.Module):

@@ -252,7 +252,7 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         given = ModelInputs(
             input_ids, inputs_embeds, token_type_ids, position_ids, attention_mask, global_attention_mask, document_ids
         )
-        num_embeddings = self.embeddings.word_embeddings.num_embeddings
+        num_embeddings = self.config.vocab_size  # the layer itself may be an adapter's
         inputs = checked_inputs(self.config, given, num_embeddings, cache, kwargs)
         head_masks = check_head_mask(self.config, head_mask)
         self._warn(inputs, output_attentions)
@@ -280,7 +280,9 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         if padding is not None:
             _put_back(padding, outputs)
         if self.pooler is not None:
-            outputs.pooler_output = self.pooler(first_valid_token(outputs.last_hidden_state, inputs.attention_mask))
+            outputs.pooler_output = self.pooler(
+                pooled_token(outputs.last_hidden_state, inputs.attention_mask, self.config.is_causal)
+            )
         outputs.past_key_values = cache
         return outputs
 
@@ -377,7 +379,8 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         """
         traced = torch.compiler.is_compiling()
         # Without a global token, returned attentions have no global columns; else a filler keeps the parameters in use.
-        keep_empty = traced or (self.training and torch.is_grad_enabled() and not output_attentions)
+        # In training also without gradients: a checkpointed forward draws the same random numbers in both passes.
+        keep_empty = traced or ((self.training or torch.is_grad_enabled()) and not output_attentions)
         if padding is not None:
             return padding.pattern(is_global, keep_empty, segments, self.config.is_causal)
         return AttentionPattern.build(
@@ -444,9 +447,14 @@ def _put_back(padding: Padding, outputs: LongformerPlusModelOutput) -> None:
         )
 
 
-def first_valid_token(hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """(B, N, E) -> (B, E), the state of each row's first token that is not padding (of its first where all are)."""
+def pooled_token(hidden_states: Tensor, attention_mask: Tensor | None, is_causal: bool = False) -> Tensor:
+    """(B, N, E) -> (B, E), the state of the token that stands for a row's document.
+
+    It is the first token that is not padding; in a causal model, where that one sees only itself, the last. Of a row
+    that is all padding it is the first or last token.
+    """
     if attention_mask is None:
-        return hidden_states[:, 0]
-    first = (attention_mask > 0).long().argmax(dim=1)
-    return hidden_states.gather(1, first[:, None, None].expand(-1, 1, hidden_states.shape[-1]))[:, 0]
+        return hidden_states[:, -1 if is_causal else 0]
+    valid = (attention_mask > 0).long()
+    place = hidden_states.shape[1] - 1 - valid.flip(1).argmax(dim=1) if is_causal else valid.argmax(dim=1)
+    return hidden_states.gather(1, place[:, None, None].expand(-1, 1, hidden_states.shape[-1]))[:, 0]

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations
 
 from longformer_plus import LongformerPlusModel
 from longformer_plus.attention import global_rows as module
-from longformer_plus.linear import is_plain_linear
+from longformer_plus.ops import is_plain_linear
 
 from .cases import BACKENDS, small_config, spread
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .blocks import additive, softmax
 from .pattern import MASKED, AttentionPattern
@@ -49,7 +48,7 @@ def blockwise_local_rows(
         global tokens.
     """
     flat = [rows.flatten(0, 1) for rows in (query, key, value)]
-    context: Tensor = _Blockwise.apply(*flat, pattern, window, dilation, dropout)
+    context: Tensor = _Blockwise.apply(*flat, pattern, window, dilation, _Dropout(dropout))
     return context.unflatten(0, query.shape[:2])
 
 
@@ -88,7 +87,7 @@ class _Block:
             return scores
         global_scores = queries @ columns.mT
         if self.global_mask is not None:
-            global_scores += self.global_mask
+            global_scores = global_scores + self.global_mask
         return torch.cat([global_scores, scores], dim=-1)
 
     def mix(self, weights: Tensor, rows: Tensor) -> Tensor:
@@ -96,7 +95,7 @@ class _Block:
         columns, window = self.gather(rows)
         mixed = weights[..., columns.shape[1] :] @ window
         if len(self.global_index):
-            mixed = mixed.baddbmm_(weights[..., : columns.shape[1]], columns)
+            mixed = torch.baddbmm(mixed, weights[..., : columns.shape[1]], columns)
         return mixed.transpose(0, 1)
 
     def spread(self, weights: Tensor, rows: Tensor, onto: Tensor) -> None:
@@ -112,32 +111,29 @@ class _Blockwise(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
         query: Tensor,
         key: Tensor,
         value: Tensor,
         pattern: AttentionPattern,
         window: int,
         dilation: int,
-        dropout: float,
+        dropout: _Dropout,
     ) -> Tensor:
-        ctx.save_for_backward(query, key, value)
-        ctx.pattern, ctx.window, ctx.dilation, ctx.dropout = pattern, window, dilation, _Dropout(dropout)
-        draw = ctx.dropout.start()
-        # Rows that no document covers are zero.
-        covered = sum(document.stop - document.start for document in pattern.documents)
-        context = torch.empty_like(query) if covered == len(query) else torch.zeros_like(query)
-        for block in _blocks(pattern, window, dilation, query):
-            probabilities = _probabilities(_queries(query, block), key, block)
-            if draw is not None:
-                probabilities.mul_(draw(probabilities)).mul_(ctx.dropout.scale)
-            context[block.queries] = block.mix(probabilities.to(value.dtype), value)
-        return context
+        return _attend(query, key, value, pattern, window, dilation, dropout)
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        *rows, ctx.pattern, ctx.window, ctx.dilation, ctx.dropout = inputs
+        ctx.save_for_backward(*rows)
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # A second derivative is asked for. Views, so that a tensor given twice has two gradients.
+            rows = [row.view_as(row) for row in (query, key, value)]
+            context = _attend(*rows, ctx.pattern, ctx.window, ctx.dilation, ctx.dropout)
+            return *torch.autograd.grad(context, rows, grad, create_graph=True), None, None, None, None
         draw = ctx.dropout.start()
         # Several blocks add to a key's gradient: in half precision that sum would lose digits.
         precise = torch.promote_types(query.dtype, torch.float32)
@@ -161,6 +157,29 @@ class _Blockwise(torch.autograd.Function):
             block.spread(grad_scores, queries, grad_key)
             grad_query[block.queries] = block.mix(grad_scores, key) * _scale(query)
         return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None, None, None, None
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    pattern: AttentionPattern,
+    window: int,
+    dilation: int,
+    dropout: _Dropout,
+) -> Tensor:
+    """(T, H, D) three times -> (T, H, D). Nothing is changed in place but the result, so that it is differentiable."""
+    draw = dropout.start()
+    # Rows that no document covers are zero.
+    covered = sum(document.stop - document.start for document in pattern.documents)
+    context = torch.empty_like(query) if covered == len(query) else torch.zeros_like(query)
+    for block in _blocks(pattern, window, dilation, query):
+        probabilities = _probabilities(_queries(query, block), key, block)
+        if draw is not None:
+            probabilities = probabilities * draw(probabilities)
+        mixed = block.mix(probabilities.to(value.dtype), value)
+        context[block.queries] = mixed if draw is None else mixed * dropout.scale
+    return context
 
 
 def _scale(query: Tensor) -> float:
@@ -215,6 +234,8 @@ def _in_band(width: int, size: int) -> Tensor:
 
 class _Dropout:
     """Dropout that draws the same weights each time it is started, so that they need not be kept.
+
+    Its seed is drawn from torch's own random numbers when it is made.
 
     Sixteen random bits for each weight: torch's own dropout takes ten times as long to draw.
     """

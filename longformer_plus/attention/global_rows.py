@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..linear import apply_linear, is_plain_linear
+from ..ops import apply_linear, is_plain_linear
 from .blocks import additive, softmax
 from .pattern import AttentionPattern
 

@@ -9,7 +9,7 @@ segment. A token sees only tokens of its own segment. Who is global within it is
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -113,6 +113,21 @@ class AttentionPattern:
         global_segments = torch.where(is_global.gather(1, global_index), segments.gather(1, global_index), MASKED)
         return cls(segments, is_global, global_index, global_segments, is_uniform, is_packed, is_causal)
 
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> AttentionPattern:
+        """The pattern on another device, the same object at each call: accelerate asks for it before each layer."""
+        if self.segments.device == torch.empty(0, device=device).device:
+            return self
+
+        def moved() -> AttentionPattern:
+            tensors: dict[str, Any] = {
+                name: value.to(device, non_blocking=non_blocking)
+                for name, value in ((each.name, getattr(self, each.name)) for each in fields(self))
+                if isinstance(value, Tensor)
+            }
+            return replace(self, **tensors, _shared={})
+
+        return self.shared(("on", torch.device(device)), moved)
+
     @property
     def num_global(self) -> int:
         """G, the number of global columns, fillers included."""
@@ -205,11 +220,11 @@ def places_in(segments: Tensor) -> Tensor:
 
 def _columns(is_global: Tensor, keep_empty: bool) -> int:
     """The most global tokens that any row has: the one number that a forward reads back from the device."""
-    count = is_global.sum(1).amax(0)
+    count = is_global.sum(1)
     if not torch.compiler.is_compiling():
-        return max(int(count), int(keep_empty))
+        return max(int(count.amax()) if len(count) else 0, int(keep_empty))
     # A traced graph has no branch for "none": it always keeps one column, which may be a filler.
-    most = count.clamp(min=1).item()
+    most = count.amax(0).clamp(min=1).item()
     torch._check(most >= 1)
     torch._check(most <= is_global.shape[1])
     return most  # type: ignore[return-value]

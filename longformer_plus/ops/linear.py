@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 from torch.nn.modules import module as torch_module
 
 # Of smaller weights, calling oneDNN takes longer than multiplying.
@@ -29,9 +29,20 @@ def apply_linear(layer: nn.Module, rows: Tensor) -> Tensor:
     """
     if is_plain_linear(layer) and onednn_is_faster(layer.weight, rows):
         if torch.is_grad_enabled() and (rows.requires_grad or layer.weight.requires_grad or layer.bias.requires_grad):
-            return _OneDnnLinear.apply(rows, layer.weight, layer.bias)
-        return _multiply(rows, layer.weight, layer.bias)
+            result: Tensor = _OneDnnLinear.apply(rows, layer.weight, layer.bias)
+            return result
+        return multiply(rows, layer.weight, layer.bias)
     return layer(rows)
+
+
+def multiply(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(N, I), (O, I), (O) -> (N, O), `rows @ weight.T + bias` by the faster library.
+
+    Within an autograd function: it is differentiable only while a second derivative is asked for.
+    """
+    if not torch.is_grad_enabled() and onednn_is_faster(weight, rows):
+        return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+    return F.linear(rows, weight, bias)
 
 
 def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
@@ -58,6 +69,7 @@ def onednn_is_faster(weight: Tensor, rows: Tensor) -> bool:
         and _is_amd_with_avx512()
         and type(rows) is Tensor
         and rows.dim() > 1
+        and rows.numel() > 0  # oneDNN refuses a product of no rows
         and rows.device.type == weight.device.type == "cpu"
         and rows.dtype == weight.dtype == torch.float32
         and weight.numel() >= _FEWEST_WEIGHTS
@@ -68,31 +80,31 @@ def onednn_is_faster(weight: Tensor, rows: Tensor) -> bool:
 
 @cache
 def _is_amd_with_avx512() -> bool:
-    if not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() != "AVX512":
+    # The operator is not public: without it, torch multiplies by itself.
+    has_operator = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    if not has_operator or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
     details = Path("/proc/cpuinfo")
     return "AuthenticAMD" in (details.read_text() if details.exists() else platform.processor())
 
 
-def _multiply(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """(N, I), (O, I), (O) -> (N, O)."""
-    return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
-
-
 class _OneDnnLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(rows, weight)
-        return _multiply(rows, weight, bias)
+    def forward(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return multiply(rows, weight, bias)
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        rows, weight, _ = inputs
+        ctx.save_for_backward(rows, weight)
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         rows, weight = ctx.saved_tensors
         for_rows, for_weight, for_bias = ctx.needs_input_grad
         by_row = grad.flatten(0, -2)  # (N, O)
         return (
-            _multiply(grad, weight.T) if for_rows else None,
-            _multiply(by_row.T, rows.flatten(0, -2).T) if for_weight else None,
+            multiply(grad, weight.T) if for_rows else None,
+            multiply(by_row.T, rows.flatten(0, -2).T) if for_weight else None,
             by_row.sum(0) if for_bias else None,
         )

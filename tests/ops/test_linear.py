@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from longformer_plus import linear
-from longformer_plus.linear import apply_linear
+from longformer_plus.ops import apply_linear, linear
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +57,7 @@ def test_values_and_gradients_are_those_of_torch(
 
 def test_onednn_is_called() -> None:
     layer, rows = nn.Linear(256, 256), torch.randn(3, 256)
-    with mock.patch.object(linear, "_multiply", wraps=linear._multiply) as multiply:
+    with mock.patch.object(linear, "multiply", wraps=linear.multiply) as multiply:
         apply_linear(layer, rows).sum().backward()
     # Nothing to pass on to the rows: once forward, once for the weight.
     assert multiply.call_count == 2
@@ -101,13 +100,13 @@ def with_own_forward(layer: nn.Linear) -> nn.Linear:
 )
 def test_what_is_left_to_torch(layer: nn.Module) -> None:
     rows = torch.randn(3, 256, dtype=next(layer.parameters()).dtype)
-    with mock.patch.object(linear, "_multiply", side_effect=AssertionError):
+    with mock.patch.object(linear, "multiply", side_effect=AssertionError):
         assert torch.equal(apply_linear(layer, rows), layer(rows))
 
 
 def test_autocast_and_tracing_are_left_to_torch() -> None:
     layer, rows = nn.Linear(256, 256), torch.randn(3, 256)
-    with mock.patch.object(linear, "_multiply", side_effect=AssertionError):
+    with mock.patch.object(linear, "multiply", side_effect=AssertionError):
         with torch.autocast("cpu", torch.bfloat16):
             assert apply_linear(layer, rows).dtype == torch.bfloat16
         program = torch.export.export(Wrapped(layer), (rows,))

@@ -1,13 +1,13 @@
-"""Work in chunks gives what work in one piece gives, and is left where something is put around a module."""
+"""Work in pieces gives what work in one piece gives, and is left where something is put around a module."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from longformer_plus import LongformerPlusModel, chunks
+from longformer_plus import LongformerPlusModel
 
-from .cases import BACKENDS, small_config, spread
+from ..cases import BACKENDS, small_config, spread
 
 IDS = torch.arange(100)[None] % 50 + 3
 GLOBAL = torch.zeros_like(IDS)
@@ -16,19 +16,21 @@ GLOBAL[0, 7] = 1
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> LongformerPlusModel:
-    monkeypatch.setattr(chunks, "_CHUNK_BYTES", 40 * 4 * 16)  # sixteen tokens of the widest activation
+    monkeypatch.setattr(
+        "longformer_plus.ops.pieces.LARGEST_BYTES", 40 * 4 * 16
+    )  # sixteen tokens of the widest activation
     return spread(LongformerPlusModel(small_config())).eval()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("rows", [1, 3])
-def test_chunks_change_nothing(model: LongformerPlusModel, backend: str, rows: int) -> None:
+def test_pieces_change_nothing(model: LongformerPlusModel, backend: str, rows: int) -> None:
     model.set_attn_implementation(backend)
     inputs = {"input_ids": IDS.repeat(rows, 1), "global_attention_mask": GLOBAL.repeat(rows, 1)}
-    whole = model(**inputs, output_hidden_states=True)  # with gradients there are no chunks
+    whole = model(**inputs, output_hidden_states=True)  # with gradients there are no pieces
     with torch.no_grad():
-        chunked = model(**inputs, output_hidden_states=True)
-    for one, other in zip(whole.hidden_states, chunked.hidden_states, strict=True):
+        in_pieces = model(**inputs, output_hidden_states=True)
+    for one, other in zip(whole.hidden_states, in_pieces.hidden_states, strict=True):
         torch.testing.assert_close(other, one, atol=2e-5, rtol=0)
 
 

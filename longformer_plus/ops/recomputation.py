@@ -1,0 +1,78 @@
+"""A function that keeps nothing but its inputs for the backward pass, which computes the rest again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def recompute(function: Callable[..., Tensor], *tensors: Tensor, draws: bool = False) -> Tensor:
+    """What `function(*tensors)` gives, with nothing but `tensors` kept for its gradient.
+
+    Args:
+        function: of tensors alone, differentiable in them. What else it reads must not change.
+        tensors: its arguments.
+        draws: whether it draws random numbers of the tensors' device, to be drawn again in the backward pass.
+    """
+    wants_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    if torch.compiler.is_compiling() or not wants_gradient:
+        # A compiler chooses by itself what to keep.
+        return function(*tensors)
+    result: Tensor = _Recomputed.apply(function, _random_state(tensors[0].device) if draws else None, *tensors)
+    return result
+
+
+class _Recomputed(torch.autograd.Function):
+    """Function, random state and tensors -> the function's result."""
+
+    @staticmethod
+    def forward(function: Callable[..., Tensor], state: Tensor | None, *tensors: Tensor) -> Tensor:
+        return function(*tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.function, ctx.state, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        keeps_graph = torch.is_grad_enabled()
+        needed = ctx.needs_input_grad[2:]
+        with torch.enable_grad():
+            # Views, so that a tensor given twice has two gradients; for a second derivative they stay in the graph.
+            inputs = [
+                tensor.view_as(tensor) if keeps_graph else tensor.detach().requires_grad_(wanted)
+                for tensor, wanted in zip(ctx.saved_tensors, needed, strict=True)
+            ]
+            with _replayed(ctx.state, grad.device):
+                result = ctx.function(*inputs)
+        wanted_inputs = [tensor for tensor, wanted in zip(inputs, needed, strict=True) if wanted]
+        gradients = iter(torch.autograd.grad(result, wanted_inputs, grad, create_graph=keeps_graph))
+        return None, None, *(next(gradients) if wanted else None for wanted in needed)
+
+
+def _random_state(device: torch.device) -> Tensor | None:
+    """The state of a device's random numbers; None where it has none."""
+    if device.type == "cpu":
+        return torch.get_rng_state()
+    module = torch.get_device_module(device) if device.type != "meta" else None
+    return None if module is None else module.get_rng_state(device)
+
+
+@contextmanager
+def _replayed(state: Tensor | None, device: torch.device) -> Iterator[None]:
+    """Draw the random numbers that follow a state, and go on from the present one afterwards."""
+    if state is None:
+        yield
+        return
+    is_cpu = device.type == "cpu"
+    with torch.random.fork_rng([] if is_cpu else [device], device_type="cuda" if is_cpu else device.type):
+        if is_cpu:
+            torch.set_rng_state(state)
+        else:
+            torch.get_device_module(device).set_rng_state(state, device)
+        yield
