@@ -27,7 +27,7 @@ from longformer_plus import (
     LongformerPlusForTokenClassification,
 )
 from longformer_plus.attention import places_in, segments_of
-from longformer_plus.global_attention import Policy, build_by_document, build_global_attention_mask, check_policy
+from longformer_plus.global_attention import Policy, build_global_attention_mask, check_policy
 from longformer_plus.losses import IGNORED_LABEL
 
 Feature = dict[str, Tensor]
@@ -101,7 +101,7 @@ class DataCollatorForLongformer:
         separator = self.tokenizer.sep_token_id
         if "document_ids" in document:
             segments = segments_of(document["document_ids"][None])
-            mask = build_by_document(policy, ids, valid, separator, segments, places_in(segments))
+            mask = build_global_attention_mask(policy, ids, valid, separator, places_in(segments))
         else:
             mask = build_global_attention_mask(policy, ids, valid, separator)
         if mask is not None:

@@ -16,6 +16,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .cache import LongformerPlusCache
 from .configuration import LongformerPlusConfig
+from .facts import ValueChecks
 from .heads import LongformerPlusLanguageModel, extras
 from .inputs import flattened_documents
 from .losses import IGNORED_LABEL, Count, token_loss
@@ -92,11 +93,7 @@ class LongformerPlusForCausalLM(LongformerPlusLanguageModel, GenerationMixin):
             **kwargs,
         )
         if isinstance(logits_to_keep, int) and logits_to_keep == 0:
-            padding = None
-            if outputs.past_key_values is None:
-                padding = self.find_padding(
-                    attention_mask, input_ids, token_type_ids, position_ids, output_attentions, padding_states=False
-                )
+            padding = getattr(outputs, "padding", None)
             logits = self.logits(outputs.last_hidden_state, padding)
         else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -104,7 +101,7 @@ class LongformerPlusForCausalLM(LongformerPlusLanguageModel, GenerationMixin):
         loss = None
         if shift_labels is None and labels is not None:
             if document_ids is None:
-                document_ids = flattened_documents(kwargs, position_ids)
+                document_ids = flattened_documents(kwargs, position_ids, labels.shape[1], ValueChecks())
             shift_labels = next_tokens(labels, attention_mask, document_ids)
         if shift_labels is not None:
             loss = token_loss(logits, shift_labels, num_items_in_batch)

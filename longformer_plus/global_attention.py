@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-POLICIES = ("auto", "cls", "question", "choice", "separators", "none")
+POLICIES = ("auto", "cls", "last", "question", "choice", "separators", "none")
 
 Policy = str | Sequence[int]
 
@@ -38,20 +38,24 @@ def build_global_attention_mask(
     input_ids: Tensor | None,
     valid: Tensor,
     sep_token_id: int | None,
+    places: Tensor | None = None,
 ) -> Tensor | None:
     """The global attention mask of a batch under a policy.
 
     Args:
-        policy: "cls" (the first valid token), "question" (the valid tokens before the first separator), "choice" (the
-            valid tokens after the first separator and its twin, where one follows it directly, up to the end),
-            "separators", "none", or a list of token ids. "auto" is the caller's to resolve.
+        policy: "cls" (the first valid token), "last" (the last one), "question" (the valid tokens before the first
+            separator), "choice" (the valid tokens after the first separator and its twin, where one follows it
+            directly, up to the end), "separators", "none", or a list of token ids. "auto" is the caller's to resolve.
         input_ids: (B, N) token ids, or None when only embeddings are known; then "cls" stands in for the policy.
         valid: (B, N) bool, False on padding.
         sep_token_id: the id that separates the parts of an input.
+        places: (B, N) each token's distance from the first one of its document, where rows hold several documents, one
+            after another; the policy is applied to each. None where each row is one document.
 
     Returns:
-        (B, N) int64 of 0 and 1, or None for "none". In a row where the policy finds nothing the first valid token is
-        global, and one warning says so. A row without valid tokens has no global token.
+        (B, N) int64 of 0 and 1, or None for "none". In a document where the policy finds nothing the first valid token
+        is global; on a CPU, where looking costs nothing, one warning says so. A document without valid tokens has no
+        global token.
 
     Raises:
         ValueError: the policy is unknown or still "auto", or needs a separator and `sep_token_id` is None.
@@ -64,18 +68,22 @@ def build_global_attention_mask(
         raise ValueError('global_attention="auto" must be resolved to the policy of a head before a mask is built.')
     if policy == "none":
         return None
-    first_valid = valid & (valid.long().cumsum(dim=1) == 1)
+    documents = _Documents(valid, places)
+    first_valid = valid & (documents.count(valid) == 1)
     if policy == "cls":
         return first_valid.long()
+    if policy == "last":
+        return (valid & (documents.count(valid) == documents.total(valid))).long()
     if input_ids is None:
         logger.warning_once(
             f"global_attention={policy!r} looks at token ids, and only inputs_embeds are given: the first valid token "
             "of each row attends globally instead. Pass global_attention_mask to choose the tokens."
         )
         return first_valid.long()
-    chosen = _select(policy, input_ids, valid, sep_token_id) & valid
-    found = chosen.any(dim=1, keepdim=True)
-    if not torch.compiler.is_compiling() and not bool((found | ~valid.any(dim=1, keepdim=True)).all()):
+    chosen = _select(policy, input_ids, valid, sep_token_id, documents) & valid
+    found = documents.total(chosen) > 0
+    can_look = valid.device.type == "cpu" and not torch.compiler.is_compiling()
+    if can_look and not bool((found | (documents.total(valid) == 0)).all()):
         logger.warning_once(
             f"global_attention={policy!r} finds no token in some rows: the first valid token attends globally there. "
             "Pass global_attention_mask to choose the tokens."
@@ -83,45 +91,40 @@ def build_global_attention_mask(
     return torch.where(found, chosen, first_valid).long()
 
 
-def build_by_document(
-    policy: Policy,
-    input_ids: Tensor | None,
-    valid: Tensor,
-    sep_token_id: int | None,
-    segments: Tensor,
-    places: Tensor,
-) -> Tensor | None:
-    """`build_global_attention_mask` for rows that hold several documents, each of which the policy is applied to.
+class _Documents:
+    """The documents of a batch: the rows themselves, or what `places` says.
 
     Args:
-        policy, input_ids, valid, sep_token_id: as there.
-        segments: (B, N) the documents of the batch, numbered from 0.
-        places: (B, N) each token's distance from the first one of its document.
-
-    Raises:
-        ValueError: as there; or in a traced graph, which holds for any number of documents.
+        rows: (B, N) any tensor of the batch, for its shape and device.
+        places: as of `build_global_attention_mask`.
     """
-    if torch.compiler.is_compiling():
-        raise ValueError(
-            f"global_attention={policy!r} for several documents in a row is not traced. Pass global_attention_mask."
-        )
-    shape = int(segments.max()) + 1, int(places.max()) + 1
-    place = segments * shape[1] + places
 
-    def by_document(rows: Tensor) -> Tensor:
-        flat = rows.new_zeros(shape[0] * shape[1])
-        return flat.index_put((place.flatten(),), rows.flatten()).view(shape)
+    def __init__(self, rows: Tensor, places: Tensor | None) -> None:
+        self._start: Tensor | None = None
+        self._number = torch.zeros(rows.shape, dtype=torch.int64, device=rows.device)
+        if places is not None:
+            self._start = torch.arange(rows.shape[1], device=rows.device) - places
+            self._number = (places == 0).long().cumsum(dim=1)
 
-    ids = None if input_ids is None else by_document(input_ids)
-    mask = build_global_attention_mask(policy, ids, by_document(valid), sep_token_id)
-    return None if mask is None else mask.flatten()[place]
+    def count(self, flags: Tensor) -> Tensor:
+        """(B, N) bool -> (B, N) int64, how many are True from the first token of the document up to each token."""
+        flags = flags.long()
+        count = flags.cumsum(dim=1)
+        return count if self._start is None else count - (count - flags).gather(1, self._start)
+
+    def total(self, flags: Tensor) -> Tensor:
+        """(B, N) bool -> (B, N) int64, how many are True in the document of each token."""
+        sums = torch.zeros(flags.shape[0], flags.shape[1] + 1, dtype=torch.int64, device=flags.device)
+        return sums.scatter_add(1, self._number, flags.long()).gather(1, self._number)
 
 
 def _is_token_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _select(policy: Policy, input_ids: Tensor, valid: Tensor, sep_token_id: int | None) -> Tensor:
+def _select(
+    policy: Policy, input_ids: Tensor, valid: Tensor, sep_token_id: int | None, documents: _Documents
+) -> Tensor:
     """The tokens that a policy names, (B, N) bool, without regard to padding."""
     if not isinstance(policy, str):
         wanted = torch.tensor(list(policy), device=input_ids.device, dtype=input_ids.dtype)
@@ -134,9 +137,9 @@ def _select(policy: Policy, input_ids: Tensor, valid: Tensor, sep_token_id: int 
     is_separator = (input_ids == sep_token_id) & valid
     if policy == "separators":
         return is_separator
-    separators_so_far = is_separator.long().cumsum(dim=1)
+    separators_so_far = documents.count(is_separator)
     if policy == "question":
-        return (separators_so_far == 0) & is_separator.any(dim=1, keepdim=True)
+        return (separators_so_far == 0) & (documents.total(is_separator) > 0)
     is_first = is_separator & (separators_so_far == 1)
-    is_twin = is_separator & F.pad(is_first[:, :-1], (1, 0))
+    is_twin = is_separator & (separators_so_far == 2) & F.pad(is_first[:, :-1], (1, 0))
     return (separators_so_far > 0) & ~is_first & ~is_twin

@@ -156,9 +156,7 @@ class LongformerPlusForMaskedLM(LongformerPlusLanguageModel):
             labels = labels.to(states.device)[is_labelled]
             logits = self.logits(states[is_labelled])
         else:
-            padding = self.find_padding(
-                attention_mask, input_ids, token_type_ids, position_ids, output_attentions, labels is not None
-            )
+            padding = getattr(outputs, "padding", None)
             logits = self.logits(states, padding)
         loss = None if labels is None else token_loss(logits, labels, num_items_in_batch)
         return LongformerPlusMaskedLMOutput(loss=loss, logits=logits, **extras(outputs))

@@ -1,7 +1,7 @@
 """Checks of what a model is called with: each wrong input gets one error that says what to do.
 
-Shapes are always checked. Values (ids in range, masks of 0 and 1) are checked in eager mode and left out under
-torch.compile and export, where reading them would break the graph.
+Shapes are always checked. Values (ids in range, masks of 0 and 1) are noted as `ValueChecks`, which read them all at
+once, and are left out under torch.compile and export, where reading them would break the graph.
 
 Shapes: B batch, N tokens, L layers, H heads, E hidden size.
 """
@@ -18,6 +18,7 @@ from torch import Tensor
 from .attention import places_in, segments_of
 from .cache import LongformerPlusCache
 from .configuration import LongformerPlusConfig
+from .facts import ValueChecks
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def checked_inputs(
     num_embeddings: int,
     cache: LongformerPlusCache | None,
     arguments: Mapping[str, Any],
+    checks: ValueChecks,
 ) -> ModelInputs:
     """The inputs of a forward, checked, with masks of the new tokens alone and all documents named by `document_ids`.
 
@@ -63,10 +65,11 @@ def checked_inputs(
         num_embeddings: rows of the word embeddings, which resizing may have changed.
         cache: what is kept of the tokens before, if anything; the masks may include those.
         arguments: the others of the forward; see `flattened_documents`.
+        checks: where the checks of values are noted.
 
     Raises:
         TypeError: the cache is another model's.
-        ValueError: an input is missing, given twice, of a wrong shape, or has values out of range.
+        ValueError: an input is missing, given twice, or of a wrong shape.
     """
     inputs = replace(
         inputs,
@@ -74,58 +77,70 @@ def checked_inputs(
         global_attention_mask=new_columns(inputs.global_attention_mask, cache, inputs.tokens),
     )
     _check_tokens(config, inputs.input_ids, inputs.inputs_embeds)
-    _check_masks_and_ids(config, inputs, num_embeddings)
+    _check_masks_and_ids(config, inputs, num_embeddings, checks)
     if inputs.document_ids is None:
-        document_ids = flattened_documents(arguments, inputs.position_ids)
+        document_ids = flattened_documents(arguments, inputs.position_ids, inputs.tokens.shape[1], checks)
         if document_ids is not None:
             inputs = replace(inputs, document_ids=document_ids, position_ids=None)
     check_cache(config, cache, inputs.document_ids)
-    check_document_ids(inputs.document_ids, inputs.attention_mask, inputs.tokens.shape[:2])
+    check_document_ids(inputs.document_ids, inputs.attention_mask, inputs.tokens.shape[:2], checks)
     return inputs
 
 
-def check_length(config: LongformerPlusConfig, num_tokens: int, position_ids: Tensor) -> None:
-    """Raise a ValueError if the document needs positions that the table does not have.
+def check_length(config: LongformerPlusConfig, num_tokens: int, position_ids: Tensor, checks: ValueChecks) -> None:
+    """Refuse a document that needs positions that the table does not have.
 
     Args:
+        config: the model's configuration.
         num_tokens: N, padding included.
         position_ids: (B, N) or (1, N), as made from the input: padding takes no position.
+        checks: where the check is noted.
     """
-    if torch.compiler.is_compiling() or num_tokens <= config.max_tokens:
+    if num_tokens <= config.max_tokens or not position_ids.numel():
         return
-    last = int(position_ids.max())
-    if last < config.max_position_embeddings:
-        return
-    raise ValueError(
-        f"The document has {last - config.pad_token_id} tokens, but the model has positions for "  # type: ignore[operator]
-        f"{config.max_tokens} (max_position_embeddings={config.max_position_embeddings}, of which the first "
-        f"{config.max_position_embeddings - config.max_tokens} are not for tokens). Truncate it (tokenizer(..., "
-        f"truncation=True, max_length={config.max_tokens})), split it into parts, pass position_ids of your own, or "
-        "give the model a longer position table."
-    )
+
+    def too_long() -> ValueError:
+        return ValueError(
+            f"The document has {int(position_ids.max()) - config.pad_token_id} tokens, but the model has positions for "  # type: ignore[operator]
+            f"{config.max_tokens} (max_position_embeddings={config.max_position_embeddings}, of which the first "
+            f"{config.max_position_embeddings - config.max_tokens} are not for tokens). Truncate it (tokenizer(..., "
+            f"truncation=True, max_length={config.max_tokens})), split it into parts, pass position_ids of your own, "
+            "or give the model a longer position table."
+        )
+
+    checks.refuse(lambda: position_ids.max() >= config.max_position_embeddings, too_long)
 
 
-def check_global_tokens(is_global: Tensor | None, max_global_tokens: int | None) -> None:
-    """Raise a ValueError if a row of (B, N) bool has more global tokens than promised, or the promise is no number."""
+def check_global_tokens(is_global: Tensor | None, max_global_tokens: int | None, checks: ValueChecks) -> None:
+    """Refuse a row of (B, N) bool that has more global tokens than promised, and a promise that is no number.
+
+    Raises:
+        ValueError: `max_global_tokens` is no int, or below 0.
+    """
     if max_global_tokens is None:
         return
     if not isinstance(max_global_tokens, int) or max_global_tokens < 0:
         raise ValueError(f"max_global_tokens={max_global_tokens!r} is not allowed: it must be an int not below 0.")
-    if torch.compiler.is_compiling() or is_global is None:
+    if is_global is None or not len(is_global):
         return
-    most = int(is_global.sum(1).max())
-    if most > max_global_tokens:
-        raise ValueError(
-            f"A row has {most} global tokens, but max_global_tokens={max_global_tokens} was promised. Raise it, or "
-            "leave it out to have them counted."
+    most = is_global.sum(1).amax()
+
+    def too_many() -> ValueError:
+        return ValueError(
+            f"A row has {int(most)} global tokens, but max_global_tokens={max_global_tokens} was promised. Raise it, "
+            "or leave it out to have them counted."
         )
 
+    checks.refuse(lambda: most > max_global_tokens, too_many)
 
-def check_document_ids(document_ids: Tensor | None, attention_mask: Tensor | None, shape: Sequence[int]) -> None:
-    """Check (B, N) ids of the documents that rows hold, if there are any.
+
+def check_document_ids(
+    document_ids: Tensor | None, attention_mask: Tensor | None, shape: Sequence[int], checks: ValueChecks
+) -> None:
+    """Check (B, N) ids of the documents that rows hold, if there are any: no id stands in two places of a row.
 
     Raises:
-        ValueError: they are no ints, have another shape, or an id stands in two places of a row.
+        ValueError: they are no ints, or have another shape.
     """
     if document_ids is None:
         return
@@ -133,16 +148,28 @@ def check_document_ids(document_ids: Tensor | None, attention_mask: Tensor | Non
     if document_ids.shape != tuple(shape):
         given = tuple(document_ids.shape)
         raise ValueError(f"document_ids has shape {given}, the input has {tuple(shape)} (batch, tokens).")
-    if torch.compiler.is_compiling():
+    if not document_ids.numel():
         return
-    valid = torch.ones_like(document_ids, dtype=torch.bool) if attention_mask is None else attention_mask > 0
-    rows = torch.arange(shape[0], device=document_ids.device)[:, None].expand(shape)
-    documents = torch.stack([rows, document_ids.long()], dim=-1)[valid]
-    if len(segments_of(document_ids)[valid].unique()) != len(documents.unique(dim=0)):
-        raise ValueError(
+
+    def stands_twice() -> Tensor:
+        # Sorted by id, neighbours of one id are of one run. Masked tokens get an id that no document has.
+        ids = document_ids.long()
+        if attention_mask is not None:
+            ids = torch.where(attention_mask > 0, ids, ids.max() + 1)
+        ordered, places = ids.sort(dim=1, stable=True)
+        runs = segments_of(document_ids).gather(1, places)
+        is_same, is_parted = ordered[:, 1:] == ordered[:, :-1], runs[:, 1:] != runs[:, :-1]
+        if attention_mask is not None:
+            is_same = is_same & (attention_mask > 0).gather(1, places)[:, 1:]
+        return (is_same & is_parted).any()
+
+    def twice() -> ValueError:
+        return ValueError(
             "document_ids has the same id in two places of a row: the tokens of a document stand side by side, and "
             "each document of a row has an id of its own."
         )
+
+    checks.refuse(stands_twice, twice)
 
 
 def check_cache(config: LongformerPlusConfig, cache: object, document_ids: Tensor | None) -> None:
@@ -176,46 +203,62 @@ def new_columns(mask: Tensor | None, cache: LongformerPlusCache | None, tokens: 
     return mask[:, before:] if mask.dim() == 2 and mask.shape[1] == before + tokens.shape[1] else mask
 
 
-def check_continuation(cache: LongformerPlusCache | None, num_rows: int, is_global: Tensor | None) -> None:
-    """Check the rows that continue those of a cache.
+def check_continuation(
+    cache: LongformerPlusCache | None, num_rows: int, is_global: Tensor | None, checks: ValueChecks
+) -> None:
+    """Check the rows that continue those of a cache; none of the (B, N) new tokens may be global.
 
     Raises:
-        ValueError: they are more or fewer, or one of the (B, N) new tokens is global.
+        ValueError: they are more or fewer.
     """
     if cache is None or not cache.get_seq_length():
         return
     if cache.num_rows != num_rows:
         raise ValueError(f"The input has {num_rows} rows, but past_key_values has {cache.num_rows}. Give as many.")
-    if is_global is not None and not torch.compiler.is_compiling() and bool(is_global.any()):
-        raise ValueError(
+    if is_global is None:
+        return
+
+    def new_global() -> ValueError:
+        return ValueError(
             "A token that continues a cached document attends globally; only those of its first forward can: what a "
             "global token looks at is not kept. Put global tokens into the prompt, and the prompt into one forward."
         )
 
+    checks.refuse(is_global.any, new_global)
 
-def flattened_documents(arguments: Mapping[str, Any], position_ids: Tensor | None) -> Tensor | None:
+
+def flattened_documents(
+    arguments: Mapping[str, Any], position_ids: Tensor | None, num_tokens: int, checks: ValueChecks
+) -> Tensor | None:
     """(1, N) document ids from the arguments of transformers' flattening collator; None where they are not given.
 
     Args:
         arguments: among them perhaps `seq_idx` (1, N), or `cu_seq_lens_q` (documents + 1), the first token of each
             document and the end of the last.
         position_ids: (1, N) or None; the collator's count from 0 in each document.
+        num_tokens: N.
+        checks: where the check of the position ids is noted.
 
     Raises:
-        ValueError: the position ids do not.
+        ValueError: the position ids have another shape.
     """
     document_ids, starts = arguments.get("seq_idx"), arguments.get("cu_seq_lens_q")
     if document_ids is None and starts is not None:
-        tokens = torch.arange(int(starts[-1]), device=starts.device)
+        tokens = torch.arange(num_tokens, device=starts.device)
         document_ids = torch.bucketize(tokens, starts[1:].long(), right=True)[None]
-    if document_ids is None or position_ids is None or torch.compiler.is_compiling():
+    if document_ids is None or position_ids is None:
         return document_ids
     places = places_in(segments_of(document_ids))
-    if position_ids.shape != places.shape or not torch.equal(position_ids.long(), places):
-        raise ValueError(
+
+    def other_positions() -> ValueError:
+        return ValueError(
             "position_ids beside seq_idx or cu_seq_lens_q must count the tokens of each document from 0, "
             "as transformers' flattening collator has them. For positions of your own pass document_ids instead."
         )
+
+    if position_ids.shape != places.shape:
+        raise other_positions()
+    checks.refuse(lambda: (position_ids.long() != places).any(), other_positions)
     return document_ids
 
 
@@ -258,19 +301,21 @@ def _check_tokens(config: LongformerPlusConfig, input_ids: Tensor | None, inputs
         raise ValueError("The input has no tokens: give at least one token per document.")
 
 
-def _check_masks_and_ids(config: LongformerPlusConfig, inputs: ModelInputs, num_embeddings: int) -> None:
+def _check_masks_and_ids(
+    config: LongformerPlusConfig, inputs: ModelInputs, num_embeddings: int, checks: ValueChecks
+) -> None:
     """Check the shapes and values of what a forward is given for its (B, N) tokens."""
     shape = (inputs.tokens.shape[0], inputs.tokens.shape[1])
     if inputs.attention_mask is not None:
-        _check_mask("attention_mask", inputs.attention_mask, shape, largest=2)
+        _check_mask("attention_mask", inputs.attention_mask, shape, 2, checks)
     if inputs.global_attention_mask is not None:
-        _check_mask("global_attention_mask", inputs.global_attention_mask, shape, largest=1)
+        _check_mask("global_attention_mask", inputs.global_attention_mask, shape, 1, checks)
     if inputs.input_ids is not None:
-        _check_ids("input_ids", inputs.input_ids, num_embeddings, shape)
+        _check_ids("input_ids", inputs.input_ids, num_embeddings, shape, checks)
     if inputs.token_type_ids is not None:
-        _check_ids("token_type_ids", inputs.token_type_ids, config.type_vocab_size, shape)
+        _check_ids("token_type_ids", inputs.token_type_ids, config.type_vocab_size, shape, checks)
     if inputs.position_ids is not None:
-        _check_ids("position_ids", inputs.position_ids, config.max_position_embeddings, shape)
+        _check_ids("position_ids", inputs.position_ids, config.max_position_embeddings, shape, checks)
 
 
 def _check_dimensions(name: str, values: Tensor, meaning: str, dimensions: int) -> None:
@@ -285,7 +330,7 @@ def _check_integers(name: str, values: Tensor) -> None:
         raise ValueError(f"{name} of dtype {values.dtype} is not allowed: ids are integers (torch.long or torch.int).")
 
 
-def _check_mask(name: str, mask: Tensor, shape: tuple[int, int], largest: int) -> None:
+def _check_mask(name: str, mask: Tensor, shape: tuple[int, int], largest: int, checks: ValueChecks) -> None:
     if mask.dim() != 2:
         raise ValueError(
             f"{name} of shape {tuple(mask.shape)} is not allowed: it must be (batch, tokens). Who attends to whom "
@@ -293,28 +338,31 @@ def _check_mask(name: str, mask: Tensor, shape: tuple[int, int], largest: int) -
         )
     if tuple(mask.shape) != shape:
         raise ValueError(f"{name} has shape {tuple(mask.shape)}, the input has {shape} (batch, tokens).")
-    if torch.compiler.is_compiling() or mask.dtype == torch.bool:
+    if mask.dtype == torch.bool:
         return
-    if not bool(((mask == 0) | (mask == 1) | ((mask == 2) & (largest == 2))).all()):
-        raise ValueError(
+
+    def other_values() -> ValueError:
+        return ValueError(
             f"{name} has values from {mask.min().item()} to {mask.max().item()}: it must hold 1 for "
             f"{'valid tokens and 0 for padding' if largest == 2 else 'tokens that attend globally and 0 for others'}. "
             "Masks to be added to scores (0 and large negative numbers) are not taken: pass `mask == 0` instead."
         )
 
+    checks.refuse(lambda: ((mask != 0) & (mask != 1) & ((mask != 2) | (largest < 2))).any(), other_values)
 
-def _check_ids(name: str, values: Tensor, size: int, shape: tuple[int, int]) -> None:
+
+def _check_ids(name: str, values: Tensor, size: int, shape: tuple[int, int], checks: ValueChecks) -> None:
     _check_integers(name, values)
     if values.dim() != 2 or values.shape[1] != shape[1] or values.shape[0] not in (1, shape[0]):
         raise ValueError(f"{name} has shape {tuple(values.shape)}, the input has {shape} (batch, tokens).")
-    if torch.compiler.is_compiling() or values.numel() == 0:
-        return
-    low, high = (int(bound) for bound in values.aminmax())
-    if low < 0 or high >= size:
-        raise ValueError(
-            f"{name} has values from {low} to {high}, but the table they index has {size} rows (0 to {size - 1}). "
-            + _REMEDIES[name]
+
+    def out_of_range() -> ValueError:
+        return ValueError(
+            f"{name} has values from {int(values.min())} to {int(values.max())}, but the table they index has {size} "
+            f"rows (0 to {size - 1}). {_REMEDIES[name]}"
         )
+
+    checks.refuse(lambda: ((values < 0) | (values >= size)).any(), out_of_range)
 
 
 _REMEDIES = {

@@ -30,8 +30,10 @@ def token_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Count = None)
     flat_logits = logits.reshape(-1, logits.shape[-1])
     is_labelled = labels != IGNORED_LABEL
     count = is_labelled.sum()
-    # Where few tokens are labelled, as in masked language modelling, the softmax of all the others is saved.
-    if not torch.compiler.is_compiling() and 2 * int(count) < len(labels):
+    # Where few tokens are labelled, as in masked language modelling, the softmax of all the others is saved. An
+    # accelerator would have to be asked how many.
+    can_count = labels.device.type == "cpu" and not torch.compiler.is_compiling()
+    if can_count and 2 * int(count) < len(labels):
         flat_logits, labels = flat_logits[is_labelled], labels[is_labelled]
     total = F.cross_entropy(_precise(flat_logits), labels, ignore_index=IGNORED_LABEL, reduction="sum")
     return _mean(total, count, num_items_in_batch)

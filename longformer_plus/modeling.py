@@ -21,7 +21,8 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .attention import AttentionPattern, places_in, segments_of
 from .cache import LongformerPlusCache
 from .configuration import LongformerPlusConfig
-from .global_attention import Policy, build_by_document, build_global_attention_mask
+from .facts import ValueChecks
+from .global_attention import Policy, build_global_attention_mask
 from .inputs import (
     ModelInputs,
     check_continuation,
@@ -137,35 +138,8 @@ class LongformerPlusPreTrainedModel(PreTrainedModel):
             valid = torch.ones(batch.shape[:2], dtype=torch.bool, device=batch.device)
         else:
             valid = attention_mask > 0
-        if segments is None:
-            return build_global_attention_mask(policy, input_ids, valid, self.config.sep_token_id)
-        return build_by_document(policy, input_ids, valid, self.config.sep_token_id, segments, places_in(segments))
-
-    def find_padding(
-        self,
-        attention_mask: Tensor | None,
-        input_ids: Tensor | None,
-        token_type_ids: Tensor | None,
-        position_ids: Tensor | None,
-        output_attentions: bool | None,
-        padding_states: bool,
-    ) -> Padding | None:
-        """The padding that the encoder takes out of a batch with these arguments of its forward; None for none."""
-        unpad = self.config.unpad_inputs
-        if attention_mask is None or unpad is False or output_attentions or torch.compiler.is_compiling():
-            return None
-        valid = attention_mask > 0
-        if padding_states:
-            # One sample can stand for all padding only where it is alike.
-            if input_ids is None or token_type_ids is not None or position_ids is not None:
-                return None
-            if not bool((valid | (input_ids == self.config.pad_token_id)).all()):
-                return None
-        padding = Padding.find(valid, keep_sample=padding_states, force=unpad is True)
-        # A hook before a layer may treat the rows of a batch apart, as PEFT's do where each row has its own adapter.
-        if padding is not None and any(module._forward_pre_hooks for module in self.modules()):
-            return None
-        return padding
+        places = None if segments is None else places_in(segments)
+        return build_global_attention_mask(policy, input_ids, valid, self.config.sep_token_id, places)
 
 
 class LongformerPlusModel(LongformerPlusPreTrainedModel):
@@ -181,6 +155,7 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         self.embeddings = LongformerPlusEmbeddings(self.config)
         self.encoder = LongformerPlusEncoder(self.config)
         self.pooler = LongformerPlusPooler(self.config) if add_pooling_layer else None
+        self._dilations = tuple(sorted({step for layer in self.config.dilations for step in layer}))
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -253,19 +228,27 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
             input_ids, inputs_embeds, token_type_ids, position_ids, attention_mask, global_attention_mask, document_ids
         )
         num_embeddings = self.config.vocab_size  # the layer itself may be an adapter's
-        inputs = checked_inputs(self.config, given, num_embeddings, cache, kwargs)
+        checks = ValueChecks()
+        inputs = checked_inputs(self.config, given, num_embeddings, cache, kwargs, checks)
         head_masks = check_head_mask(self.config, head_mask)
         self._warn(inputs, output_attentions)
         segments = None if inputs.document_ids is None else segments_of(inputs.document_ids)
-        valid, is_global = self._masks(inputs, segments, cache, auto_global_attention, max_global_tokens)
+        valid, is_global = self._masks(inputs, segments, cache, auto_global_attention, max_global_tokens, checks)
+        position_ids = inputs.position_ids
+        if position_ids is None:
+            position_ids = self._positions(inputs, segments, cache, checks)
+        # The one time that the host waits for the device.
+        numbers = self._numbers(inputs, valid, is_global, cache, max_global_tokens, output_attentions, padding_states)
+        sizes = checks.read(numbers)
         padding = None
-        if cache is None:
-            padding = self.find_padding(
-                inputs.attention_mask, input_ids, token_type_ids, inputs.position_ids, output_attentions, padding_states
-            )
-        hidden_states = self._embed(inputs, segments, cache, padding)
+        if "num_valid" in sizes and valid is not None and not sizes.get("num_unlike"):
+            force = self.config.unpad_inputs is True
+            padding = Padding.find(valid, sizes["num_valid"], sizes["num_broken"], padding_states, force)
+        if cache is not None:
+            cache.advance(position_ids)
+        hidden_states = self._embed(inputs, position_ids, padding)
         pattern = self._pattern(
-            hidden_states, valid, is_global, segments, padding, output_attentions, max_global_tokens
+            hidden_states, valid, is_global, segments, padding, output_attentions, max_global_tokens, sizes
         )
         outputs: LongformerPlusModelOutput = self._encode(
             hidden_states,
@@ -284,6 +267,8 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
                 pooled_token(outputs.last_hidden_state, inputs.attention_mask, self.config.is_causal)
             )
         outputs.past_key_values = cache
+        # For a head that computes token by token; not one of the outputs.
+        outputs.padding = padding
         return outputs
 
     def _cache(self, past_key_values: LongformerPlusCache | None, use_cache: bool | None) -> LongformerPlusCache | None:
@@ -298,8 +283,8 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         return past_key_values
 
     def _warn(self, inputs: ModelInputs, output_attentions: bool) -> None:
-        """Say once what is taken and may not be meant."""
-        if inputs.input_ids is not None:
+        """Warn once about suspicious inputs; about padding on a CPU, where looking costs nothing."""
+        if inputs.input_ids is not None and inputs.input_ids.numel() and inputs.input_ids.device.type == "cpu":
             self.warn_if_padding_and_no_attention_mask(inputs.input_ids, inputs.attention_mask)
         if output_attentions and self.config._attn_implementation != "eager":
             logger.warning_once(
@@ -314,6 +299,7 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         cache: LongformerPlusCache | None,
         auto_global_attention: Policy | None,
         max_global_tokens: int | None,
+        checks: ValueChecks,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Which tokens are valid and which are asked to attend globally: (B, N) bool each, or None for all and none.
 
@@ -322,9 +308,10 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
             segments: (B, N) int64 of the documents, where rows hold several.
             cache: of the tokens before; only those of its first forward can attend globally.
             auto_global_attention, max_global_tokens: as of the forward.
+            checks: where the checks of values are noted.
 
         Raises:
-            ValueError: a row has more global tokens than promised, or does not go on from those of the cache.
+            ValueError: the rows do not go on from those of the cache.
         """
         global_attention_mask = inputs.global_attention_mask
         if global_attention_mask is None and (cache is None or not cache.get_seq_length()):
@@ -332,27 +319,51 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
                 inputs.input_ids, inputs.inputs_embeds, inputs.attention_mask, auto_global_attention, segments
             )
         valid, is_global = split_masks(inputs.attention_mask, global_attention_mask)
-        check_global_tokens(is_global, max_global_tokens)
-        check_continuation(cache, inputs.tokens.shape[0], is_global)
-        return valid, is_global
+        check_global_tokens(is_global, max_global_tokens, checks)
+        check_continuation(cache, inputs.tokens.shape[0], is_global, checks)
+        if is_global is not None and valid is not None:
+            is_global = is_global & valid
+        return valid, None if cache is not None and cache.get_seq_length() else is_global
 
-    def _embed(
+    def _numbers(
         self,
         inputs: ModelInputs,
-        segments: Tensor | None,
+        valid: Tensor | None,
+        is_global: Tensor | None,
         cache: LongformerPlusCache | None,
-        padding: Padding | None,
-    ) -> Tensor:
-        """(B, N) ids or (B, N, E) word embeddings -> (B, N, E), or (1, T, E) where the padding is taken out.
+        max_global_tokens: int | None,
+        output_attentions: bool,
+        padding_states: bool,
+    ) -> dict[str, Tensor]:
+        """What a forward must know of its masks, by name, as tensors without dimensions; nothing in a traced graph.
 
-        Raises:
-            ValueError: the table has too few positions.
+        Args:
+            inputs: as checked.
+            valid, is_global: (B, N) bool, from `_masks`.
+            cache: of the tokens before.
+            max_global_tokens, output_attentions, padding_states: as of the forward.
         """
-        position_ids = inputs.position_ids
-        if position_ids is None:
-            position_ids = self._positions(inputs, segments, cache)
-        if cache is not None:
-            cache.advance(position_ids)
+        numbers: dict[str, Tensor] = {}
+        if torch.compiler.is_compiling() or not inputs.tokens.numel():
+            return numbers
+        if is_global is not None and max_global_tokens is None:
+            numbers["most_global"], numbers["num_global"] = is_global.sum(1).amax(), is_global.sum()
+        if valid is None or cache is not None or self.config.unpad_inputs is False or output_attentions:
+            return numbers
+        # A hook before a layer may treat the rows of a batch apart, as PEFT's do where each row has its own adapter.
+        if any(module._forward_pre_hooks for module in self.modules()):
+            return numbers
+        if padding_states:
+            # One sample can stand for all padding only where it is alike.
+            if inputs.input_ids is None or inputs.token_type_ids is not None or inputs.position_ids is not None:
+                return numbers
+            numbers["num_unlike"] = (~valid & (inputs.input_ids != self.config.pad_token_id)).sum()
+        if is_global is not None:
+            numbers["num_global"] = is_global.sum()
+        return numbers | Padding.measure(valid)
+
+    def _embed(self, inputs: ModelInputs, position_ids: Tensor, padding: Padding | None) -> Tensor:
+        """(B, N) ids or (B, N, E) word embeddings -> (B, N, E), or (1, T, E) where the padding is taken out."""
         rows = (inputs.input_ids, inputs.token_type_ids, position_ids, inputs.inputs_embeds)
         if padding is not None:
             rows = tuple(None if each is None else padding.remove(each) for each in rows)  # type: ignore[assignment]
@@ -367,6 +378,7 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         padding: Padding | None,
         output_attentions: bool,
         max_global_tokens: int | None,
+        sizes: dict[str, int],
     ) -> AttentionPattern:
         """Who may attend to whom among the tokens of `hidden_states`.
 
@@ -376,36 +388,43 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
             segments: (B, N) int64 of the documents, where rows hold several.
             padding: what is taken out, if anything.
             output_attentions, max_global_tokens: as of the forward.
+            sizes: what was read from the device.
         """
         traced = torch.compiler.is_compiling()
         # Without a global token, returned attentions have no global columns; else a filler keeps the parameters in use.
         # In training also without gradients: a checkpointed forward draws the same random numbers in both passes.
         keep_empty = traced or ((self.training or torch.is_grad_enabled()) and not output_attentions)
+        options: Any = {"is_causal": self.config.is_causal, "dilations": self._dilations}
         if padding is not None:
-            return padding.pattern(is_global, keep_empty, segments, self.config.is_causal)
+            return padding.pattern(is_global, keep_empty, segments, sizes.get("num_global"), **options)
+        most = sizes.get("most_global") if max_global_tokens is None else max_global_tokens
+        is_packed = segments is not None and len(segments) == 1 and not traced and not output_attentions
         return AttentionPattern.build(
             valid,
             is_global,
             hidden_states,
             keep_empty,
             segments,
-            is_packed=segments is not None and len(segments) == 1 and not traced and not output_attentions,
-            is_causal=self.config.is_causal,
-            max_global_tokens=max_global_tokens,
+            # What is packed is measured on the device, which a promise is there to avoid.
+            is_packed=is_packed and max_global_tokens is None,
+            max_global_tokens=most,
+            **options,
         )
 
-    def _positions(self, inputs: ModelInputs, segments: Tensor | None, cache: LongformerPlusCache | None) -> Tensor:
-        """(B, N) or (1, N) position ids of a batch that comes without them.
-
-        Raises:
-            ValueError: the table has too few positions.
-        """
+    def _positions(
+        self,
+        inputs: ModelInputs,
+        segments: Tensor | None,
+        cache: LongformerPlusCache | None,
+        checks: ValueChecks,
+    ) -> Tensor:
+        """(B, N) or (1, N) position ids of a batch that comes without them."""
         position_ids = self.embeddings.positions(inputs.input_ids, inputs.inputs_embeds, segments)
         num_tokens = position_ids.shape[1]
         if cache is not None:
             position_ids = cache.positions(position_ids, first=self.embeddings.padding_idx + 1)
             num_tokens += cache.get_seq_length()
-        check_length(self.config, num_tokens, position_ids)
+        check_length(self.config, num_tokens, position_ids, checks)
         return position_ids
 
     @capture_outputs

@@ -6,11 +6,12 @@ Shapes: B batch, N tokens, T tokens left, E hidden size.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .attention import AttentionPattern
+from .attention import AttentionPattern, segments_of
 
 # The share of padding from which taking it out pays: putting it back costs about a hundredth of one layer.
 _WORTHWHILE = 0.02
@@ -30,12 +31,21 @@ class Padding:
     index: Tensor
     has_sample: bool
 
+    @staticmethod
+    def measure(valid: Tensor) -> dict[str, Tensor]:
+        """What `find` asks of a (B, N) bool mask: `num_valid`, and `num_broken`, rows whose tokens are not adjacent."""
+        edges = (valid[:, 1:] != valid[:, :-1]).sum(1) + valid[:, 0] + valid[:, -1]
+        return {"num_valid": valid.sum(), "num_broken": (edges != 2).sum()}
+
     @classmethod
-    def find(cls, valid: Tensor, keep_sample: bool, force: bool = False) -> Padding | None:
-        """The padding of a batch, if there is any to be taken out.
+    def find(
+        cls, valid: Tensor, num_valid: int, num_broken: int, keep_sample: bool, force: bool = False
+    ) -> Padding | None:
+        """The padding of a batch, if there is any to be taken out. Reads nothing from the device.
 
         Args:
             valid: (B, N) bool, False on padding.
+            num_valid, num_broken: from `measure`.
             keep_sample: leave one token of padding.
             force: also where there is so little of it that taking it out does not pay.
 
@@ -43,13 +53,12 @@ class Padding:
             None where there is nothing to gain, where a row is all padding, or where the valid tokens of a row are not
             side by side: those would get other neighbours.
         """
-        total, left = valid.numel(), int(valid.sum())
-        if left == total or (not force and total - left < _WORTHWHILE * total):
+        total = valid.numel()
+        if num_broken or num_valid == total or (not force and total - num_valid < _WORTHWHILE * total):
             return None
-        edges = (valid[:, 1:] != valid[:, :-1]).sum(1) + valid[:, 0] + valid[:, -1]
-        if not bool((edges == 2).all()):
-            return None
-        index = valid.flatten().nonzero()[:, 0]
+        # The place of the first, second, ... valid token: nonzero() would be read from the device.
+        numbers = torch.arange(1, num_valid + 1, device=valid.device)
+        index = torch.searchsorted(valid.flatten().long().cumsum(0), numbers)
         if keep_sample:
             index = torch.cat([index, valid.flatten().long().argmin()[None]])
         return cls(valid, index, keep_sample)
@@ -59,14 +68,20 @@ class Padding:
         return rows.expand(*self.valid.shape, *rows.shape[2:]).flatten(0, 1)[self.index][None]
 
     def pattern(
-        self, is_global: Tensor | None, keep_empty: bool, segments: Tensor | None = None, is_causal: bool = False
+        self,
+        is_global: Tensor | None,
+        keep_empty: bool,
+        segments: Tensor | None = None,
+        num_global: int | None = None,
+        **options: Any,
     ) -> AttentionPattern:
         """The pattern of the tokens left: a document for each row of the batch, if there are no `segments`.
 
         Args:
             is_global: (B, N) bool, or None for none.
             segments: (B, N) int64, or None.
-            keep_empty, is_causal: see `AttentionPattern.build`.
+            num_global: how many tokens of the batch are global, if that is known.
+            keep_empty, options: see `AttentionPattern.build`.
         """
         if segments is None:
             segments = torch.arange(self.valid.shape[0], device=self.valid.device)[:, None].expand_as(self.valid)
@@ -75,9 +90,10 @@ class Padding:
             is_global=None if is_global is None else self.remove(is_global),
             batch=self.index[None],
             keep_empty=keep_empty,
-            segments=self.remove(segments),
+            segments=segments_of(self.remove(segments)),
             is_packed=True,
-            is_causal=is_causal,
+            max_global_tokens=num_global,
+            **options,
         )
 
     def restore(self, states: Tensor, fill_with_sample: bool = False) -> Tensor:

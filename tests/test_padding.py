@@ -22,6 +22,11 @@ HEADS = ["Model", "ForMaskedLM", "ForSequenceClassification", "ForQuestionAnswer
 PAD = 1
 
 
+def find_padding(valid: torch.Tensor, **options: Any) -> Padding | None:
+    sizes = {name: int(size) for name, size in Padding.measure(valid).items()}
+    return Padding.find(valid, **sizes, **options)
+
+
 def make(head: str, unpad: bool | None, backend: str = "sdpa", **changes: Any) -> torch.nn.Module:
     torch.manual_seed(0)
     config = LongformerPlusConfig.from_longformer(small_config(num_labels=2, **changes))
@@ -133,7 +138,7 @@ def test_padding_on_either_side(left: bool) -> None:
 
 def test_when_padding_is_taken_out() -> None:
     def find(rows: list[list[int]], **options: bool) -> bool:
-        return Padding.find(torch.tensor(rows).bool(), **{"keep_sample": False, **options}) is not None
+        return find_padding(torch.tensor(rows).bool(), **{"keep_sample": False, **options}) is not None
 
     assert find([[1, 1, 1], [1, 0, 0]])
     assert find([[1, 1, 1], [0, 1, 0]])
@@ -203,10 +208,10 @@ def test_documents_side_by_side_do_not_see_one_another(
     )
     layer = spread(LongformerPlusSelfAttention(config, 0), seed=seed).eval()
     hidden = torch.randn(*valid.shape, 24, generator=generator)
-    padding = Padding.find(valid, keep_sample=False)
+    padding = find_padding(valid, keep_sample=False)
     assert padding is not None
     with torch.no_grad():
-        pattern = padding.pattern(is_global, False, is_causal=is_causal)
+        pattern = padding.pattern(is_global, False, is_causal=is_causal, dilations=(dilation,))
         context = padding.restore(layer(padding.remove(hidden), pattern)[0])
         weights = {name: p.double() for name, p in layer.named_parameters()}
         for row, length in enumerate(lengths):

@@ -131,9 +131,10 @@ class _Blockwise(torch.autograd.Function):
         query, key, value = ctx.saved_tensors
         if torch.is_grad_enabled():
             # A second derivative is asked for. Views, so that a tensor given twice has two gradients.
-            rows = [row.view_as(row) for row in (query, key, value)]
-            context = _attend(*rows, ctx.pattern, ctx.window, ctx.dilation, ctx.dropout)
-            return *torch.autograd.grad(context, rows, grad, create_graph=True), None, None, None, None
+            query, key, value = (rows.view_as(rows) for rows in (query, key, value))
+            context = _attend(query, key, value, ctx.pattern, ctx.window, ctx.dilation, ctx.dropout)
+            gradients = torch.autograd.grad(context, (query, key, value), grad, create_graph=True)
+            return *gradients, None, None, None, None
         draw = ctx.dropout.start()
         # Several blocks add to a key's gradient: in half precision that sum would lose digits.
         precise = torch.promote_types(query.dtype, torch.float32)

@@ -8,14 +8,13 @@ projected token by token: the scores are (W_k^T q) . x + q . b_k, and the contex
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ops import apply_linear, is_plain_linear
+from ..ops import apply_linear, autocast_dtype, is_plain_linear
 from .blocks import additive, softmax
+from .documents import GlobalDocuments
 from .pattern import AttentionPattern
 
 
@@ -43,79 +42,87 @@ def attend_globally(
         The context (B, G, H, D), undefined in the rows of fillers, and the probabilities (B, H, G, N), zero there, or
         None.
     """
-    query = (
-        apply_linear(query_global, pattern.take_global(hidden_states)).unflatten(-1, (num_heads, -1)).transpose(1, 2)
-    )
+    query = _project(query_global, pattern.take_global(hidden_states), num_heads).transpose(1, 2)
     query = query * query.shape[-1] ** -0.5  # (B, H, G, D)
-    parts = _parts(pattern, query.dtype)
-    probabilities: Tensor | None = None
-    contexts = []
-    if _folding_pays(query, parts) and is_plain_linear(key_global) and is_plain_linear(value_global):
-        for part in parts:
-            context, probabilities = _folded(
-                hidden_states[:, part.tokens], query[:, :, part.columns], key_global, value_global, part.mask, dropout
-            )
-            contexts.append(context)
+    folds = _folding_pays(query, _most_global(pattern))
+    probabilities: Tensor | None
+    if folds and is_plain_linear(key_global) and is_plain_linear(value_global):
+        if pattern.is_packed:
+            context = _folded_by_document(hidden_states, query, key_global, value_global, pattern, dropout)
+            return context.transpose(1, 2), None
+        context, probabilities = _folded(hidden_states, query, key_global, value_global, _mask(pattern, query), dropout)
     else:
-        key, value = (
-            apply_linear(project, hidden_states).unflatten(-1, (num_heads, -1)).transpose(1, 2)  # (B, H, N, D)
-            for project in (key_global, value_global)
+        key, value = (_project(project, hidden_states, num_heads) for project in (key_global, value_global))
+        if pattern.is_packed:
+            return _projected_by_document(key[0], value[0], query, pattern, dropout).transpose(1, 2), None
+        context, probabilities = _projected(
+            key.transpose(1, 2), value.transpose(1, 2), query, _mask(pattern, query), dropout, need_probabilities
         )
-        for part in parts:
-            context, probabilities = _projected(
-                key[:, :, part.tokens],
-                value[:, :, part.tokens],
-                query[:, :, part.columns],
-                part.mask,
-                dropout,
-                need_probabilities,
-            )
-            contexts.append(context)
-    joined = torch.cat(contexts, dim=2).transpose(1, 2)
+    context = context.transpose(1, 2)
     if not need_probabilities or probabilities is None:
-        return joined, None
-    return joined, probabilities * pattern.global_row_mask()[:, None]
+        return context, None
+    return context, probabilities * pattern.global_row_mask()[:, None]
 
 
-@dataclass(frozen=True)
-class _Part:
-    """What one product of global queries with keys is for: global columns and tokens of each row, and (B, 1, G, N) or
-    smaller, added to the scores."""
-
-    columns: slice
-    tokens: slice
-    mask: Tensor | None
+def _mask(pattern: AttentionPattern, query: Tensor) -> Tensor:
+    """(B, 1, G, N), added to the scores."""
+    return pattern.shared(("global", query.dtype), lambda: additive(pattern.global_row_mask()[:, None], query.dtype))
 
 
-def _parts(pattern: AttentionPattern, dtype: torch.dtype) -> list[_Part]:
-    """Rows of one document are one part, padding and fillers masked; of packed ones, each document is a part."""
-    everything = slice(None)
-    if not pattern.is_packed:
-        mask = pattern.shared(("global", dtype), lambda: additive(pattern.global_row_mask()[:, None], dtype))
-        return [_Part(everything, everything, mask)]
-    parts, first = [], 0
-    for document in pattern.documents:
-        last = first + len(document.global_index)
-        if last > first:
-            tokens = slice(document.start, document.stop)
-            is_plain = document.is_whole and not pattern.is_causal
-            seen = None if is_plain else additive(pattern.global_row_mask()[:, None, first:last, tokens], dtype)
-            parts.append(_Part(slice(first, last), tokens, seen))
-        first = last
-    # A filler's row is not used: any token will do.
-    return parts or [_Part(everything, slice(1), None)]
+def _most_global(pattern: AttentionPattern) -> int:
+    """The most global tokens that any document has."""
+    return GlobalDocuments.of(pattern).queries.shape[1] if pattern.is_packed else pattern.num_global
 
 
-def _folding_pays(query: Tensor, parts: list[_Part]) -> bool:
+def _project(project: nn.Module, rows: Tensor, num_heads: int) -> Tensor:
+    """(B, N, E) -> (B, N, H, D)."""
+    return apply_linear(project, rows).unflatten(-1, (num_heads, -1))
+
+
+def _folding_pays(query: Tensor, num_global: int) -> bool:
     """Folding multiplies the tokens by G * H columns twice; projecting them by E columns twice.
 
     Traced graphs hold for any G, so they never fold. Nor does half precision autocast, whose weights are not in the
     dtype of the products.
     """
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled(query.device.type):
+    if torch.compiler.is_compiling() or autocast_dtype(query.device) is not None:
         return False
-    num_global = max(query[0, 0, part.columns].shape[0] for part in parts)
     return 2 * num_global <= query.shape[-1]
+
+
+def _folded_by_document(
+    hidden_states: Tensor,
+    query: Tensor,
+    key_global: nn.Linear,
+    value_global: nn.Linear,
+    pattern: AttentionPattern,
+    dropout: float,
+) -> Tensor:
+    """(1, T, E), (1, H, G, D) -> (1, H, G, D), as `_folded`, for the documents of a packed row."""
+    documents = GlobalDocuments.of(pattern)
+    num_heads = query.shape[1]
+    key_weight, value_weight = (layer.weight.unflatten(0, (num_heads, -1)) for layer in (key_global, value_global))
+    folded = (query[0] @ key_weight)[:, documents.queries].transpose(0, 1).flatten(1, 2)[:, None]  # (D, 1, H * Q, E)
+    # The softmax takes this out again, but the parameter stays in the graph.
+    key_bias = query[0] @ key_global.bias.unflatten(0, (num_heads, -1))[:, :, None]  # (H, G, 1)
+    bias = key_bias[..., 0][:, documents.queries].transpose(0, 1).flatten(1, 2)[:, None]  # (D, 1, H * Q)
+    rows = hidden_states[0][:, None]  # (T, 1, E)
+    mixed, total = documents.attend(folded, rows, rows, dropout, num_heads, bias)
+    mixed, total = (each[:, 0].unflatten(1, (num_heads, -1)) for each in (mixed, total))  # (D, H, Q, E), (D, H, Q)
+    mixed, total = (each[documents.document, :, documents.slot].transpose(0, 1) for each in (mixed, total))
+    value_bias = value_global.bias.unflatten(0, (num_heads, -1))[:, None, :]  # (H, 1, D)
+    context = mixed.to(query.dtype) @ value_weight.transpose(1, 2)  # (H, G, D)
+    return (context + total.to(query.dtype)[..., None] * value_bias)[None]
+
+
+def _projected_by_document(
+    key: Tensor, value: Tensor, query: Tensor, pattern: AttentionPattern, dropout: float
+) -> Tensor:
+    """(T, H, D) twice, (1, H, G, D) -> (1, H, G, D), for the documents of a packed row."""
+    documents = GlobalDocuments.of(pattern)
+    by_document = query[0][:, documents.queries].transpose(0, 1)  # (D, H, Q, D)
+    context, _ = documents.attend(by_document, key, value, dropout)
+    return context[documents.document, :, documents.slot].transpose(0, 1).to(query.dtype)[None]
 
 
 def _folded(

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 MASKED = -1
+# Queries of a block on accelerators.
+QUERY_BLOCK = 128
 
 T = TypeVar("T")
 
@@ -49,8 +51,10 @@ class AttentionPattern:
             than G are filled up with the positions of other tokens. None with `is_global`.
         global_segments: (B, G) int64, the segment of each of them; MASKED for the fillers. None with `is_global`.
         is_uniform: whether each row is known to be one segment without padding.
-        is_packed: whether the one row there is holds several segments, whose global rows are computed one by one.
+        is_packed: whether the batch is one row of several segments, each of whose global rows are computed from the
+            tokens of its segment alone.
         is_causal: whether tokens attend only to themselves and to earlier ones.
+        dilations: those of all layers and heads, each once.
     """
 
     segments: Tensor
@@ -60,6 +64,7 @@ class AttentionPattern:
     is_uniform: bool
     is_packed: bool
     is_causal: bool
+    dilations: tuple[int, ...] = (1,)
     _shared: dict[object, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -73,6 +78,7 @@ class AttentionPattern:
         is_packed: bool = False,
         is_causal: bool = False,
         max_global_tokens: int | None = None,
+        dilations: tuple[int, ...] = (1,),
     ) -> AttentionPattern:
         """The pattern of a batch.
 
@@ -84,10 +90,12 @@ class AttentionPattern:
                 stay in the graph and receive a gradient of zero. DistributedDataParallel and tracing need that.
             segments: (B, N) int64, the segment of each token where rows hold several documents: see `segments_of`. None
                 where each row is one document.
-            is_packed: compute the global rows document by document; for a batch of one row.
+            is_packed: compute the global rows of each document from its own tokens alone; for a batch of one row, whose
+                `segments` are numbered from 0 in rising order.
             is_causal: whether tokens attend only to themselves and to earlier ones.
             max_global_tokens: a number that no row has more global tokens than, if one is known: it is G then, and
                 nothing is read back from the device.
+            dilations: those of all layers and heads, each once.
         """
         num_rows, num_tokens = batch.shape[:2]
         is_uniform = valid is None and segments is None
@@ -97,7 +105,7 @@ class AttentionPattern:
             segments = torch.where(valid, segments, MASKED)
         if is_global is None:
             if not keep_empty:
-                return cls(segments, None, None, None, is_uniform, is_packed, is_causal)
+                return cls(segments, None, None, None, is_uniform, is_packed, is_causal, dilations)
             is_global = torch.zeros((num_rows, num_tokens), dtype=torch.bool, device=batch.device)
         elif valid is not None:
             is_global = is_global & valid
@@ -106,12 +114,12 @@ class AttentionPattern:
         else:
             most = max(min(max_global_tokens, num_tokens), int(keep_empty))
         if not torch.compiler.is_compiling() and most == 0:
-            return cls(segments, None, None, None, is_uniform, is_packed, is_causal)
+            return cls(segments, None, None, None, is_uniform, is_packed, is_causal, dilations)
         # Global tokens first, in order of position; then fillers, each another token of the row.
         rank = is_global * torch.arange(num_tokens, 0, -1, device=batch.device)
         global_index = rank.topk(most, dim=1).indices
         global_segments = torch.where(is_global.gather(1, global_index), segments.gather(1, global_index), MASKED)
-        return cls(segments, is_global, global_index, global_segments, is_uniform, is_packed, is_causal)
+        return cls(segments, is_global, global_index, global_segments, is_uniform, is_packed, is_causal, dilations)
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> AttentionPattern:
         """The pattern on another device, the same object at each call: accelerate asks for it before each layer."""
@@ -140,7 +148,7 @@ class AttentionPattern:
 
     @cached_property
     def documents(self) -> list[Document]:
-        """The documents of the batch. Reads the segments back from their device."""
+        """The documents of the batch, on a CPU: the segments are read back."""
         segments = self.segments.flatten()
         tokens = (segments != MASKED).nonzero()[:, 0]
         _, lengths = torch.unique_consecutive(segments[tokens], return_counts=True)

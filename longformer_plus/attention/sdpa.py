@@ -12,18 +12,19 @@ blocks of a row, K keys of a window.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from itertools import accumulate
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..ops import recompute
 from .blocks import additive, deinterleave, interleave, pad_to_blocks, sliding_windows
 from .blockwise import blockwise_local_rows
-from .pattern import MASKED, AttentionPattern
+from .documents import GlobalDocuments, column_bounds, global_spans
+from .pattern import MASKED, QUERY_BLOCK, AttentionPattern
 
-_BLOCK = 128
+_BLOCK = QUERY_BLOCK
 
 
 def sdpa_local_rows(
@@ -65,7 +66,18 @@ def windowed_local_rows(
     dilation: int = 1,
     dropout: float = 0.0,
 ) -> Tensor:
-    """The context of `sdpa_local_rows`, whatever the device and the length."""
+    """The context of `sdpa_local_rows`, whatever the device and the length.
+
+    The windows, copied five times over, are made again in the backward pass.
+    """
+    attend = partial(_attend, pattern=pattern, window=window, dilation=dilation, dropout=dropout)
+    return recompute(attend, query, key, value, draws=dropout > 0)
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, pattern: AttentionPattern, window: int, dilation: int, dropout: float
+) -> Tensor:
+    """(B, N, H, D) three times -> (B, N, H, D)."""
     num_tokens = query.shape[1]
     index = None
     if pattern.num_global:
@@ -121,18 +133,13 @@ def _columns(pattern: AttentionPattern, dilation: int) -> tuple[Tensor, Tensor]:
         )
         return index, segments
 
-    starts = [document.start for document in pattern.documents]
-    before = [0, *accumulate(len(document.global_index) for document in pattern.documents)]
-    ranges = []
-    for start in range(0, num_blocks * _BLOCK * dilation, _BLOCK * dilation):
-        stop = min(start + _BLOCK * dilation, num_tokens)
-        ranges.append((before[max(bisect_right(starts, start) - 1, 0)], before[bisect_left(starts, stop)]))
-    bounds = torch.tensor(ranges * dilation, device=pattern.segments.device)
-    # One more than the globals there are, for blocks without any.
-    tokens = torch.cat([document.global_index for document in pattern.documents] + [bounds.new_zeros(1)])
-    column = bounds[:, :1] + torch.arange(int((bounds[:, 1] - bounds[:, 0]).max().clamp(min=1)), device=bounds.device)
-    index = tokens[column.clamp(max=len(tokens) - 1)]
-    return index, torch.where(column < bounds[:, 1:], pattern.segments.flatten()[index], MASKED)
+    tokens, start, stop = global_spans(pattern)
+    most = GlobalDocuments.of(pattern).columns[dilation]
+    low, high = (bound.repeat(dilation) for bound in column_bounds(start, stop, num_tokens, _BLOCK * dilation))
+    column = low[:, None] + torch.arange(most, device=tokens.device)  # (d * n, C)
+    known = column.clamp(max=len(tokens) - 1)
+    segments = pattern.global_segments[0][known]  # type: ignore[index]
+    return tokens[known], torch.where(column < high[:, None], segments, MASKED)
 
 
 def _allowed(pattern: AttentionPattern, window: int, dilation: int) -> Tensor:

@@ -7,7 +7,7 @@ Each gives the same numbers as the modules it stands for, whatever is put around
 from __future__ import annotations
 
 from .feed_forward import feed_forward
-from .linear import apply_linear, is_plain_linear
+from .linear import apply_linear, autocast_dtype, is_plain_linear
 from .recomputation import recompute
 
-__all__ = ["apply_linear", "feed_forward", "is_plain_linear", "recompute"]
+__all__ = ["apply_linear", "autocast_dtype", "feed_forward", "is_plain_linear", "recompute"]

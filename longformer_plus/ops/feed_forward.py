@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.activations import GELUActivation
 
-from .linear import apply_linear, is_plain_linear, multiply
+from .linear import apply_linear, autocast_dtype, is_plain_linear, multiply
 from .pieces import is_bare
 
 
@@ -46,8 +46,8 @@ def _is_plain_gelu(activation: nn.Module) -> bool:
 
 def _has_one_dtype(wide: Tensor, narrow: nn.Linear) -> bool:
     """Whether the product is computed in the dtype of `wide`: that of the weight, or that of autocast."""
-    if torch.is_autocast_enabled(wide.device.type):
-        return wide.dtype == torch.get_autocast_dtype(wide.device.type)
+    if (dtype := autocast_dtype(wide.device)) is not None:
+        return wide.dtype == dtype
     return wide.dtype == narrow.weight.dtype == narrow.bias.dtype
 
 

@@ -78,6 +78,13 @@ def onednn_is_faster(weight: Tensor, rows: Tensor) -> bool:
     )
 
 
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The dtype that autocast computes products in on a device; None without autocast."""
+    if not torch.amp.is_autocast_available(device.type) or not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.get_autocast_dtype(device.type)
+
+
 @cache
 def _is_amd_with_avx512() -> bool:
     # The operator is not public: without it, torch multiplies by itself.

@@ -1,0 +1,166 @@
+"""The documents of a packed row in tables, so that the work on all of them is a fixed number of operations.
+
+Shapes: T tokens, G global tokens, D documents that have global tokens, Q the most that any of them has, b block, n
+blocks of keys, H heads, A groups of heads that share keys, X and Y features of keys and values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..facts import read_together
+from .blocks import additive
+from .pattern import MASKED, QUERY_BLOCK, AttentionPattern
+
+# Keys of a block, all of one document.
+_KEYS = 128
+
+
+@dataclass(frozen=True)
+class GlobalDocuments:
+    """The documents that have global tokens.
+
+    Attributes:
+        document: (G) int64, the document of each global token, counted among these documents.
+        slot: (G) int64, the place of each global token among those of its document.
+        queries: (D, Q) int64, the global tokens of each document, as indices among all G; filled up with any.
+        key_document: (n) int64, the document of each block of keys.
+        key_tokens: (n, b) int64, the tokens of each block; filled up with any.
+        allowed: (n, Q, b) bool, whether each query of the block's document attends to each key.
+        columns: for each dilation, the most global tokens that the documents in a block of queries have together.
+    """
+
+    document: Tensor
+    slot: Tensor
+    queries: Tensor
+    key_document: Tensor
+    key_tokens: Tensor
+    allowed: Tensor
+    columns: dict[int, int]
+
+    @classmethod
+    def of(cls, pattern: AttentionPattern) -> GlobalDocuments:
+        """The documents of a packed pattern with global columns, made at the first call and shared by the layers.
+
+        Their sizes are read from the device at once.
+        """
+        return pattern.shared("documents", lambda: cls._build(pattern))
+
+    @classmethod
+    def _build(cls, pattern: AttentionPattern) -> GlobalDocuments:
+        tokens, start, stop = global_spans(pattern)
+        segments = pattern.segments[0]
+        places = torch.arange(len(tokens), device=tokens.device)
+        is_first = F.pad(start[1:] != start[:-1], (1, 0), value=True)
+        document = is_first.long().cumsum(0) - 1
+        slot = places - torch.where(is_first, places, 0).cummax(0).values
+        num_blocks = torch.where(is_first, (stop - start + _KEYS - 1) // _KEYS, 0)
+        columns = {step: _most_columns(start, stop, len(segments), QUERY_BLOCK * step) for step in pattern.dilations}
+        num_documents, most, total, *most_columns = read_together(
+            [document[-1] + 1, slot.max() + 1, num_blocks.sum(), *columns.values()]
+        )
+        queries = torch.zeros(num_documents * most, dtype=torch.int64, device=tokens.device)
+        queries = queries.scatter(0, document * most + slot, places).unflatten(0, (num_documents, most))
+
+        # Each block belongs to the first global token of its document.
+        after = num_blocks.cumsum(0)
+        block_index = torch.arange(total, device=tokens.device)
+        owner = torch.searchsorted(after, block_index, right=True)
+        first = start[owner] + (block_index - after[owner] + num_blocks[owner]) * _KEYS
+        key_tokens = first[:, None] + torch.arange(_KEYS, device=tokens.device)  # (n, b)
+        is_key = key_tokens < stop[owner][:, None]
+        key_tokens = key_tokens.clamp(max=len(segments) - 1)
+        is_key = is_key & (segments[key_tokens] == segments[start[owner]][:, None])
+        allowed = is_key[:, None, :].expand(-1, most, -1)
+        if pattern.is_causal:
+            query_tokens = tokens[queries][document[owner]]  # (n, Q)
+            allowed = allowed & (key_tokens[:, None, :] <= query_tokens[:, :, None])
+        return cls(
+            document,
+            slot,
+            queries,
+            document[owner],
+            key_tokens,
+            allowed,
+            dict(zip(columns, most_columns, strict=True)),
+        )
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, dropout: float, heads: int = 1, bias: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Each global token attends to the tokens of its document.
+
+        Args:
+            query: (D, A, heads * Q, X), scaled.
+            key, value: (T, A, X) and (T, A, Y).
+            dropout: probability of dropping an attention weight.
+            heads: those that stand in one group, one after another.
+            bias: (D, A, heads * Q), added to the scores of each query.
+
+        Returns:
+            The context (D, A, heads * Q, Y), and the sum of the weights kept (D, A, heads * Q), both in float32 at
+            least.
+        """
+        keys, values = (rows[self.key_tokens].transpose(1, 2) for rows in (key, value))  # (n, A, b, X), (n, A, b, Y)
+        precise = torch.promote_types(query.dtype, torch.float32)
+        scores = (query[self.key_document] @ keys.mT).to(precise)  # (n, A, heads * Q, b)
+        if bias is not None:
+            scores = scores + bias[self.key_document][..., None]
+        allowed = self.allowed.repeat(1, heads, 1)[:, None]
+        scores = scores + additive(allowed, precise)
+        # The softmax of a document over all of its blocks.
+        lowest = scores.new_full(query.shape[:3], torch.finfo(precise).min)
+        top = scores.detach().amax(-1)
+        index = self.key_document[:, None, None].expand_as(top)
+        highest = lowest.scatter_reduce(0, index, top, "amax")
+        weights = (scores - highest[self.key_document][..., None]).exp()
+        total = torch.zeros_like(highest).index_add(0, self.key_document, weights.sum(-1))
+        weights = F.dropout(weights / total[self.key_document][..., None], dropout)
+        mixed = (weights.to(value.dtype) @ values).to(precise)  # (n, A, heads * Q, Y)
+        context = mixed.new_zeros(*query.shape[:3], value.shape[-1]).index_add(0, self.key_document, mixed)
+        return context, torch.zeros_like(highest).index_add(0, self.key_document, weights.sum(-1))
+
+
+def global_spans(pattern: AttentionPattern) -> tuple[Tensor, Tensor, Tensor]:
+    """Of a packed pattern, (G) each: the global tokens, the first token of their document, and the one after its last.
+
+    A filler counts as a token of its document; one that is masked stands alone.
+    """
+    if pattern.global_index is None:
+        raise ValueError("A pattern without global tokens has no global rows.")
+    segments = pattern.segments[0]
+    places = torch.arange(len(segments), device=segments.device)
+    number = torch.where(segments == MASKED, len(segments), segments)
+    bounds = torch.full((len(segments) + 1,), len(segments), device=segments.device)
+    first = bounds.scatter_reduce(0, number, places, "amin")
+    last = torch.zeros_like(bounds).scatter_reduce(0, number, places, "amax")
+    tokens = pattern.global_index[0]
+    is_masked = segments[tokens] == MASKED
+    start = torch.where(is_masked, tokens, first[number[tokens]])
+    return tokens, start, torch.where(is_masked, tokens, last[number[tokens]]) + 1
+
+
+def column_bounds(start: Tensor, stop: Tensor, num_tokens: int, block: int) -> tuple[Tensor, Tensor]:
+    """Which global tokens, in order, the documents in each block of tokens have: from the first to before the second.
+
+    Args:
+        start, stop: (G), the bounds of their documents.
+        num_tokens: T.
+        block: tokens of a block.
+
+    Returns:
+        Two tensors of (T / block).
+    """
+    begin = torch.arange(0, num_tokens, block, device=start.device)
+    low = torch.searchsorted(stop, begin, right=True)
+    high = torch.searchsorted(start, (begin + block).clamp(max=num_tokens))
+    return low, torch.maximum(low, high)
+
+
+def _most_columns(start: Tensor, stop: Tensor, num_tokens: int, block: int) -> Tensor:
+    low, high = column_bounds(start, stop, num_tokens, block)
+    return (high - low).amax().clamp(min=1)

@@ -1,0 +1,66 @@
+"""The few numbers that a forward needs from its device, read all at once.
+
+Each read makes the host wait for everything that an accelerator has still to do. So checks of values and sizes are
+computed on the device, and read together in one transfer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+Check = tuple[Tensor, Callable[[], Exception]]
+
+
+class ValueChecks:
+    """Checks of the values of tensors, settled together. A traced graph has none: reading would break it."""
+
+    def __init__(self) -> None:
+        self._checks: list[Check] = []
+
+    def refuse(self, is_wrong: Callable[[], Tensor], error: Callable[[], Exception]) -> None:
+        """Note a check.
+
+        Args:
+            is_wrong: gives a bool tensor without dimensions.
+            error: gives what is raised where that is True; it may read from the device.
+        """
+        if not torch.compiler.is_compiling():
+            self._checks.append((is_wrong(), error))
+
+    def read(self, numbers: Mapping[str, Tensor]) -> dict[str, int]:
+        """Read integers from their device, settle the checks, and forget them.
+
+        Where no number is asked for and the device is an accelerator, nothing is read: the device itself stops at a
+        wrong value.
+
+        Args:
+            numbers: int or bool tensors without dimensions, by name.
+
+        Returns:
+            Their values, by name.
+
+        Raises:
+            Exception: that of the first check that fails.
+        """
+        checks, self._checks = self._checks, []
+        flags = [is_wrong for is_wrong, _ in checks]
+        if not numbers and any(flag.device.type != "cpu" for flag in flags):
+            for flag in flags:
+                torch._assert_async(~flag, "an input of the model has a value that is not allowed")
+            return {}
+        values = read_together([*flags, *numbers.values()])
+        for is_wrong, (_, error) in zip(values, checks, strict=False):
+            if is_wrong:
+                raise error()
+        return dict(zip(numbers, values[len(checks) :], strict=True))
+
+
+def read_together(numbers: list[Tensor]) -> list[int]:
+    """The values of int or bool tensors without dimensions, in one transfer from their device."""
+    if not numbers:
+        return []
+    device = numbers[-1].device
+    return torch.stack([number.to(device, torch.int64) for number in numbers]).tolist()
