@@ -1,4 +1,4 @@
-// Compare: curves that grow while one measures.
+// Speed: curves that grow while one measures.
 
 const $ = (name) => element.querySelector(`[data-part="${name}"]`);
 const COLOURS = {

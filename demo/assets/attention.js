@@ -1,4 +1,4 @@
-// Explore, part 1: what is shown, and the text.
+// Attention, part 1: what is shown, and the text.
 
 const state = { view: null, layer: -1, head: -1, direction: "to", measure: "links", token: 1, grid: "entropy" };
 let spans = [];

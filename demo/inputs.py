@@ -7,11 +7,11 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
-from . import reader
+from . import extract_text
 
 MOST_UPLOAD_BYTES = 10_000_000
 MOST_CHARACTERS = 1_000_000
-FILE_TYPES = sorted(reader.READERS)
+FILE_TYPES = sorted(extract_text.READERS)
 
 # Written for this project.
 SAMPLES = {
@@ -49,7 +49,7 @@ def read_upload(path: str | Path) -> str:
     """
     path = Path(path)
     try:
-        if path.suffix.lower() not in reader.READERS:
+        if path.suffix.lower() not in extract_text.READERS:
             raise InputError(f"Files of this type cannot be read. Upload one of {', '.join(FILE_TYPES)}.")
         if path.stat().st_size > MOST_UPLOAD_BYTES:
             raise InputError(
@@ -62,15 +62,15 @@ def read_upload(path: str | Path) -> str:
 
 
 def _read_apart(path: Path) -> str:
-    """The text of a file, read by `reader` in a process of its own."""
-    command = [sys.executable, "-I", reader.__file__, str(path)]
+    """The text of a file, read by `extract_text` in a process of its own."""
+    command = [sys.executable, "-I", extract_text.__file__, str(path)]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=reader.SECONDS + 10, check=False)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, timeout=extract_text.SECONDS + 10, check=False)  # noqa: S603
     except subprocess.TimeoutExpired as error:
         raise InputError("The file takes too long to read. Upload a part of it, or its text.") from error
     if done.returncode == 1:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
-        # A traceback is for the one who runs the demo; a visitor gets the message that `reader` wrote.
+        # A traceback is for the one who runs the demo; a visitor gets the message that `extract_text` wrote.
         if lines and not lines[0].startswith("Traceback"):
             raise InputError(lines[-1])
     if done.returncode:

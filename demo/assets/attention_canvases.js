@@ -1,4 +1,4 @@
-// Explore, part 2: three canvases that share the document as their horizontal axis.
+// Attention, part 2: three canvases that share the document as their horizontal axis.
 
 const column = (place, width) => ((place + 0.5) / spans.length) * width;
 

@@ -1,4 +1,4 @@
-// Explore, part 3: the panel beside the text, the controls, and what the server sends.
+// Attention, part 3: the panel beside the text, the controls, and what the server sends.
 
 const MEASURES = { links: "attention", rollout: "rollout", gradient: "gradient × input" };
 const EXPLAINED = {

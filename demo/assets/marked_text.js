@@ -1,4 +1,4 @@
-// Reader: a document with marks in it, shaded by the attention that led to them.
+// A document with marks in it, shaded by the attention that led to them.
 
 const $ = (name) => element.querySelector(`[data-part="${name}"]`);
 const text = $("text");
