@@ -87,6 +87,8 @@ class Question:
         Raises:
             InputError: it asks for something that the document does not have.
         """
+        if not isinstance(sent, Mapping):
+            raise InputError(NOT_THERE)
         try:
             token = int(sent.get("token", 0))
             layer, head = (int(sent.get(name, -1)) for name in ("layer", "head"))

@@ -35,8 +35,8 @@ def build(checkpoints: Checkpoints, store: VisitorStore[AnalysedDocument] | None
         store: where the visitors' documents are kept.
     """
     store = VisitorStore(MOST_HELD_BYTES) if store is None else store
-    # Uploads are deleted when they are read; what remains of them, within the hour.
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as app:
+    # Uploads are looked for every minute, and deleted when they are five minutes old.
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 300)) as app:
         gr.Markdown(f"# {TITLE}")
         gr.Markdown(f"Model: `{Path(checkpoints.main.name).name}`")
         with gr.Accordion("Document", open=True) as document:

@@ -35,7 +35,10 @@ def attention_tab(analyzer: Analyzer, text: gr.Textbox, document: gr.Accordion) 
 
     # What runs the model is asked by `submit`, what is read from what is kept by `click`.
     def on_ask(request: gr.Request, event: gr.EventData) -> dict[str, Any]:
-        return stamped(told(lambda: analyzer.answer(visitor_of(request), event._data or {})))
+        sent = event._data
+        answer = told(lambda: analyzer.answer(visitor_of(request), sent))
+        # Answers may overtake one another: the page knows by its own number which of them is late.
+        return stamped({**answer, "number": sent.get("number")})
 
     analyse.click(
         on_analyse, [text, policy], [shown, document], concurrency_limit=2, concurrency_id="model", api_name="attention"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import tempfile
 from importlib.resources import files
 from pathlib import Path
 
@@ -42,10 +44,12 @@ def check_text(text: str | None, what: str = "document") -> str:
 
 
 def read_upload(path: str | Path) -> str:
-    """The text of an uploaded file. The file is deleted, read or not.
+    """The text of an uploaded file.
+
+    The file stays: gradio names it by its content, so that another visitor may be about to read the same one.
 
     Raises:
-        InputError: it is too large, of another type, broken, or takes too long to read.
+        InputError: it is too large, of another type, broken, gone, or takes too long to read.
     """
     path = Path(path)
     try:
@@ -56,9 +60,12 @@ def read_upload(path: str | Path) -> str:
                 f"The file has {path.stat().st_size:,} bytes; at most {MOST_UPLOAD_BYTES:,} are taken. Upload a part "
                 "of it."
             )
-        return check_text(_read_apart(path), "file")
-    finally:
-        path.unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            private = Path(folder) / f"upload{path.suffix.lower()}"
+            shutil.copyfile(path, private)
+            return check_text(_read_apart(private), "file")
+    except OSError as error:
+        raise InputError("The file did not arrive. Upload it again, under a simpler name.") from error
 
 
 def _read_apart(path: Path) -> str:

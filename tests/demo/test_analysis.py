@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -117,6 +118,9 @@ def test_long_documents_are_cut_with_a_word_about_it(analyzer: Analyzer) -> None
     "question",
     [
         {},
+        [1],
+        "links",
+        None,
         {"ask": "passwords"},
         {"ask": "links", "token": 10**9},
         {"ask": "links", "token": -1},
@@ -128,7 +132,7 @@ def test_long_documents_are_cut_with_a_word_about_it(analyzer: Analyzer) -> None
         {"ask": "layer", "token": 1, "rows": "many"},
     ],
 )
-def test_questions_that_make_no_sense_are_refused(analyzer: Analyzer, question: dict) -> None:
+def test_questions_that_make_no_sense_are_refused(analyzer: Analyzer, question: Any) -> None:
     analyzer.analyse("a", TEXT)
     with pytest.raises(InputError, match="Reload"):
         analyzer.answer("a", question)

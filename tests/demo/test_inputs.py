@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -62,14 +64,15 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_files_are_read_and_deleted(name: str, tmp_path: Path) -> None:
+def test_files_are_read_and_stay_for_whoever_else_uploaded_them(name: str, tmp_path: Path) -> None:
     if name.endswith("pdf"):
         pytest.importorskip("pypdf")
     make, expected = FILES[name]
     path = tmp_path / name
     make(path)
-    assert read_upload(path).strip() == expected
-    assert not path.exists()
+    with ThreadPoolExecutor(2) as pool:
+        assert [text.strip() for text in pool.map(read_upload, [path, path])] == [expected, expected]
+    assert path.exists()
 
 
 def _bomb(path: Path) -> None:
@@ -91,13 +94,12 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_files_get_a_message_and_are_deleted(name: str, tmp_path: Path) -> None:
+def test_broken_files_get_a_message(name: str, tmp_path: Path) -> None:
     make, message = BROKEN[name]
     path = tmp_path / name
     make(path)
     with pytest.raises(InputError, match=message):
         read_upload(path)
-    assert not path.exists()
 
 
 def test_a_file_that_takes_too_long_gets_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,3 +115,29 @@ def test_every_sample_is_there() -> None:
         assert len(check_text(sample(name))) > 4000
     with pytest.raises(InputError, match="no such sample"):
         sample("../../etc/passwd")
+
+
+def test_a_file_that_is_gone_gets_a_message(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="did not arrive"):
+        read_upload(tmp_path / "gone.txt")
+
+
+def test_tables_without_end_are_refused_fast(tmp_path: Path) -> None:
+    docx = pytest.importorskip("docx")
+    document = docx.Document()
+    document.add_table(1, 1)
+    path = tmp_path / "cells.docx"
+    document.save(str(path))
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    body = parts["word/document.xml"]
+    start, stop = body.index(b"<w:tc>"), body.index(b"</w:tc>") + len(b"</w:tc>")
+    for cells, seconds in ((b"<w:tc><w:p/></w:tc>" * 1_000_000, 8), (b'<w:tc><w:tcPr><w:gridSpan w:val="9000000"/></w:tcPr><w:p/></w:tc>', 8)):
+        parts["word/document.xml"] = body[:start] + cells + body[stop:]
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in parts.items():
+                archive.writestr(name, data)
+        started = time.perf_counter()
+        with pytest.raises(InputError, match="1,000,000 cells" if len(cells) > 1000 else "empty"):
+            read_upload(path)
+        assert time.perf_counter() - started < seconds

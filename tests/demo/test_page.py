@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from longformer_plus.demo.analysis import AnalysedDocument
+from longformer_plus.demo.analysis import AnalysedDocument, Analyzer
 from longformer_plus.demo.store import VisitorStore
 
 from .browsing import Page
@@ -69,13 +71,12 @@ def test_scripts_in_a_document_do_not_run(page: Page) -> None:
     assert page.browser.execute_script("return window.harmed") is None
 
 
-def test_a_file_is_uploaded_and_a_question_asked(page: Page, tmp_path: Path, uploads: Path) -> None:
+def test_a_file_is_uploaded_and_a_question_asked(page: Page, tmp_path: Path) -> None:
     path = tmp_path / "upload.md"
     path.write_text(TEXT)
     page.one("#document-upload input[type=file], input[type=file]").send_keys(str(path))
     area = page.one("#document-text textarea")
     page.wait(lambda: area.get_attribute("value") == TEXT)
-    assert not [path for path in uploads.rglob("*") if path.is_file() and path.stat().st_size]
     page.tab("Ask")
     page.wait(lambda: page.all("#ask-question textarea, #ask-question input"))
     page.type("#ask-question textarea, #ask-question input", "Who looked at the sea?")
@@ -113,3 +114,46 @@ def test_a_visitor_who_leaves_is_forgotten(page: Page, store: VisitorStore[Analy
     assert held()
     page.browser.get("about:blank")
     page.wait(lambda: not held(), 30)
+
+
+def test_links_of_a_global_token_are_global_and_counted_once(page: Page) -> None:
+    page.type("#document-text textarea", TEXT)
+    page.until_shown("attention", page.one("#analyse").click)
+    page.until_shown("attention", page.token(0).click)
+    assert page.browser.execute_script("return document.querySelector('#attention .bar i').style.width") == "0%"
+    assert len(page.all('#attention [data-part="links"] tr.global')) == 16
+    page.until_shown("attention", page.token(1).click)
+    # The widest window has 8 tokens on each side; of the two places before token 1 there is one, and it is global.
+    assert "9 tokens in its window" in page.text("shares")
+    assert "1 global token" in page.text("shares")
+
+
+def test_the_last_key_decides_however_late_answers_come(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page.type("#document-text textarea", TEXT)
+    page.until_shown("attention", page.one("#analyse").click)
+    answer = Analyzer.answer
+
+    def late(self: Analyzer, visitor: str, sent: Any) -> dict[str, Any]:
+        time.sleep(0.5 if sent["token"] % 3 == 0 else 0.0)
+        return answer(self, visitor, sent)
+
+    monkeypatch.setattr(Analyzer, "answer", late)
+    page.one('#attention [data-part="text"]').send_keys("\ue014" * 12)
+    time.sleep(2.5)
+    assert "at 13" in page.text("title")
+    assert page.one("#attention .text .chosen").get_attribute("data-place") == "13"
+
+
+def test_a_click_on_a_picture_leaves_the_page_where_it_is(page: Page) -> None:
+    page.type("#document-text textarea", TEXT)
+    page.until_shown("attention", page.one("#analyse").click)
+    page.browser.set_window_size(900, 420)
+    try:
+        page.browser.execute_script("document.querySelector('#attention canvas').scrollIntoView({ block: 'start' })")
+        before = page.browser.execute_script("return window.scrollY")
+        page.until_shown("attention", page.one('#attention [data-part="map"]').click)
+        assert page.browser.execute_script("return window.scrollY") == before
+    finally:
+        page.browser.set_window_size(1280, 1400)
