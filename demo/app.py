@@ -11,11 +11,11 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
 
-from .checkpoints import Checkpoints
-from .speed_tab import speed_tab
-from .inputs import FILE_TYPES, MOST_CHARACTERS, MOST_UPLOAD_BYTES, SAMPLES, read_upload, sample
-from .attention_tab import attention_tab
 from .analysis import AnalysedDocument, Analyzer
+from .attention_tab import attention_tab
+from .checkpoints import Checkpoints
+from .inputs import FILE_TYPES, MOST_CHARACTERS, MOST_UPLOAD_BYTES, SAMPLES, read_upload, sample
+from .speed_tab import speed_tab
 from .store import VisitorStore
 from .task_tabs import task_tabs
 from .viewer import viewer

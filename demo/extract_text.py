@@ -67,7 +67,10 @@ def read_docx(path: Path) -> str:
                 parts.append(element.text)
             elif element.tag == qn("w:tbl"):
                 for row in element.iterchildren(qn("w:tr")):
-                    texts = ["\n".join(one.text for one in cell.iterchildren(qn("w:p"))) for cell in row.iterchildren(qn("w:tc"))]
+                    texts = [
+                        "\n".join(one.text for one in cell.iterchildren(qn("w:p")))
+                        for cell in row.iterchildren(qn("w:tc"))
+                    ]
                     parts.append("\t".join(texts))
     except UnreadableError:
         raise

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
+from longformer_plus.demo.analysis import Analyzer
 from longformer_plus.demo.app import build, launch_options
 from longformer_plus.demo.checkpoints import Checkpoints
-from longformer_plus.demo.analysis import Analyzer
 
-from .screenshots import browser
 from .browsing import Page
+from .screenshots import browser
 
 # Does something in the page; its result are the ms until the answer is drawn, and until it is painted.
 _CLICK = """

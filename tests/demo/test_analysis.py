@@ -20,10 +20,10 @@ from longformer_plus.demo.views import weights_view
 
 TEXT = "The captain looked at the sea. The wind had blown for three days! <script>alert(1)</script> Who knows?\n" * 4
 
+
 @pytest.fixture
 def analyzer(task_checkpoints: dict[str, Path]) -> Analyzer:
     return Analyzer(Checkpoint(str(task_checkpoints["fill-mask"])), VisitorStore[AnalysedDocument](10_000_000))
-
 
 
 def positions(packed: str) -> list[int]:

@@ -132,7 +132,10 @@ def test_tables_without_end_are_refused_fast(tmp_path: Path) -> None:
         parts = {name: archive.read(name) for name in archive.namelist()}
     body = parts["word/document.xml"]
     start, stop = body.index(b"<w:tc>"), body.index(b"</w:tc>") + len(b"</w:tc>")
-    for cells, seconds in ((b"<w:tc><w:p/></w:tc>" * 1_000_000, 8), (b'<w:tc><w:tcPr><w:gridSpan w:val="9000000"/></w:tcPr><w:p/></w:tc>', 8)):
+    for cells, seconds in (
+        (b"<w:tc><w:p/></w:tc>" * 1_000_000, 8),
+        (b'<w:tc><w:tcPr><w:gridSpan w:val="9000000"/></w:tcPr><w:p/></w:tc>', 8),
+    ):
         parts["word/document.xml"] = body[:start] + cells + body[stop:]
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, data in parts.items():

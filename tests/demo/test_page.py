@@ -30,7 +30,7 @@ def test_a_visitor_types_clicks_and_makes_a_token_global(page: Page) -> None:
     assert "tokens in its window" in page.text("shares")
     assert len(page.all('#attention [data-part="links"] tr')) == 16
     lit = page.browser.execute_script(
-        "return [...document.querySelectorAll('#attention [data-place]')].filter((span) => span.style.background).length"
+        "return [...document.querySelectorAll('#attention [data-place]')].filter((one) => one.style.background).length"
     )
     assert 5 < lit < 60
     page.until_shown("attention", page.one('#attention [data-part="toggle"]').click)
@@ -128,9 +128,7 @@ def test_links_of_a_global_token_are_global_and_counted_once(page: Page) -> None
     assert "1 global token" in page.text("shares")
 
 
-def test_the_last_key_decides_however_late_answers_come(
-    page: Page, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_last_key_decides_however_late_answers_come(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     page.type("#document-text textarea", TEXT)
     page.until_shown("attention", page.one("#analyse").click)
     answer = Analyzer.answer
