@@ -45,6 +45,14 @@ class Page:
     def type(self, selector: str, text: str) -> None:
         self.one(selector).send_keys(text)
 
+    def paste(self, text: str) -> None:
+        """Put a text into the document's box at once: keys take a hundredth of a second each."""
+        self.browser.execute_script(
+            "const area = document.querySelector('#document-text textarea'); area.value = arguments[0];"
+            "area.dispatchEvent(new Event('input', { bubbles: true }))",
+            text,
+        )
+
     def token(self, place: int) -> Any:
         return self.one(f'#attention [data-place="{place}"]')
 

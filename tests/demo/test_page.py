@@ -39,7 +39,7 @@ def test_a_visitor_types_clicks_and_makes_a_token_global(page: Page) -> None:
 
 
 def test_the_keyboard_chooses_tokens_and_a_head_is_chosen(page: Page) -> None:
-    page.type("#document-text textarea", TEXT)
+    page.paste(TEXT)
     page.until_shown("attention", page.one("#analyse").click)
     page.until_shown("attention", page.token(20).click)
     band = page.one('#attention [data-part="band"]')
@@ -60,11 +60,7 @@ def test_the_keyboard_chooses_tokens_and_a_head_is_chosen(page: Page) -> None:
 
 
 def test_scripts_in_a_document_do_not_run(page: Page) -> None:
-    page.browser.execute_script(
-        "const area = document.querySelector('#document-text textarea'); area.value = arguments[0];"
-        "area.dispatchEvent(new Event('input', { bubbles: true }))",
-        SCRIPT,
-    )
+    page.paste(SCRIPT)
     page.until_shown("attention", page.one("#analyse").click)
     page.until_shown("attention", page.token(6).click)
     assert "<script>window.harmed = 1</script>" in page.text("text")
@@ -117,7 +113,7 @@ def test_a_visitor_who_leaves_is_forgotten(page: Page, store: VisitorStore[Analy
 
 
 def test_links_of_a_global_token_are_global_and_counted_once(page: Page) -> None:
-    page.type("#document-text textarea", TEXT)
+    page.paste(TEXT)
     page.until_shown("attention", page.one("#analyse").click)
     page.until_shown("attention", page.token(0).click)
     assert page.browser.execute_script("return document.querySelector('#attention .bar i').style.width") == "0%"
@@ -129,7 +125,7 @@ def test_links_of_a_global_token_are_global_and_counted_once(page: Page) -> None
 
 
 def test_the_last_key_decides_however_late_answers_come(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    page.type("#document-text textarea", TEXT)
+    page.paste(TEXT)
     page.until_shown("attention", page.one("#analyse").click)
     answer = Analyzer.answer
 
@@ -145,7 +141,7 @@ def test_the_last_key_decides_however_late_answers_come(page: Page, monkeypatch:
 
 
 def test_a_click_on_a_picture_leaves_the_page_where_it_is(page: Page) -> None:
-    page.type("#document-text textarea", TEXT)
+    page.paste(TEXT)
     page.until_shown("attention", page.one("#analyse").click)
     page.browser.set_window_size(900, 420)
     try:
