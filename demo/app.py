@@ -11,11 +11,11 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
 
+from .analysis import AnalysedDocument, Analyzer
+from .attention_tab import attention_tab
 from .checkpoints import Checkpoints
-from .compare import compare_tab
-from .documents import FILE_TYPES, MOST_CHARACTERS, MOST_UPLOAD_BYTES, SAMPLES, read_upload, sample
-from .explore import explore_tab
-from .explorer import Explored, Explorer
+from .inputs import FILE_TYPES, MOST_CHARACTERS, MOST_UPLOAD_BYTES, SAMPLES, read_upload, sample
+from .speed_tab import speed_tab
 from .store import VisitorStore
 from .task_tabs import task_tabs
 from .viewer import viewer
@@ -27,7 +27,7 @@ MOST_WAITING = 40
 TITLE = "What a Longformer looks at"
 
 
-def build(checkpoints: Checkpoints, store: VisitorStore[Explored] | None = None) -> gr.Blocks:
+def build(checkpoints: Checkpoints, store: VisitorStore[AnalysedDocument] | None = None) -> gr.Blocks:
     """The app, not started yet.
 
     Args:
@@ -35,19 +35,19 @@ def build(checkpoints: Checkpoints, store: VisitorStore[Explored] | None = None)
         store: where the visitors' documents are kept.
     """
     store = VisitorStore(MOST_HELD_BYTES) if store is None else store
-    # Uploads are deleted when they are read; what remains of them, within the hour.
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as app:
+    # Uploads are looked for every minute, and deleted when they are five minutes old.
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 300)) as app:
         gr.Markdown(f"# {TITLE}")
-        gr.Markdown(f"Model: `{Path(checkpoints.explored.name).name}`")
+        gr.Markdown(f"Model: `{Path(checkpoints.main.name).name}`")
         with gr.Accordion("Document", open=True) as document:
             text = _document_input()
-        with gr.Tab("Explore"):
-            explore_tab(Explorer(checkpoints.explored, store), text, document)
+        with gr.Tab("Attention"):
+            attention_tab(Analyzer(checkpoints.main, store), text, document)
         task_tabs(checkpoints, text)
-        with gr.Tab("Compare"):
-            compare_tab()
-        with gr.Tab("Understand"):
-            viewer("understand", "understand")
+        with gr.Tab("Speed"):
+            speed_tab()
+        with gr.Tab("Pattern"):
+            viewer("pattern", "pattern")
 
         def on_unload(request: gr.Request) -> None:
             store.free(request.session_hash or "")
@@ -84,7 +84,7 @@ def launch(checkpoints: Checkpoints, host: str = "127.0.0.1", port: int | None =
         port: by default the first free one from 7860.
         options: others of `gr.Blocks.launch`.
     """
-    checkpoints.explored.load()
+    checkpoints.main.load()
     app = build(checkpoints)
     app.launch(**{**launch_options(host, port), **options})
     return app

@@ -160,14 +160,14 @@ def _shipped(task: str) -> str | None:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoint that is explored, and those of the tasks.
+    """The checkpoint whose attention is shown, and those of the tasks.
 
     Attributes:
-        explored: what Explore shows.
+        main: what the tab Attention shows.
         by_task: by the names in `TASKS`; a task without one cannot be done.
     """
 
-    explored: Checkpoint
+    main: Checkpoint
     by_task: dict[str, Checkpoint]
 
     @classmethod
@@ -186,13 +186,13 @@ class Checkpoints:
         if model is None:
             chosen = {**{task: name for task in TASKS if (name := _shipped(task))}, **chosen}
             model = str(shipped_checkpoint())
-        explored = load(model)
-        found = {explored.task: explored} if explored.task else {}
+        main = load(model)
+        found = {main.task: main} if main.task else {}
         for task, name in chosen.items():
-            checkpoint = explored if name == model else load(name)
+            checkpoint = main if name == model else load(name)
             if checkpoint.task != task:
                 raise ValueError(
                     f"{name} has no head for {task}: it is a checkpoint for {checkpoint.task or 'no task'}."
                 )
             found[task] = checkpoint
-        return cls(explored, found)
+        return cls(main, found)

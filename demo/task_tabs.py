@@ -9,7 +9,7 @@ import gradio as gr
 
 from . import tasks
 from .checkpoints import Checkpoints
-from .documents import MOST_CHARACTERS
+from .inputs import MOST_CHARACTERS
 from .viewer import viewer
 from .visitors import stamped, told
 
@@ -69,7 +69,7 @@ def _run(
 ) -> None:
     """A button that does the work and shows what comes of it; `entered` does it too when Enter is pressed in it."""
     button = gr.Button(name.capitalize(), variant="primary", elem_id=f"{name}-run")
-    shown = viewer("reader", f"{name}-shown")
+    shown = viewer("marked_text", f"{name}-shown")
     checkpoint = checkpoints.by_task[task]
 
     def on_click(*texts: str) -> dict[str, Any]:

@@ -22,13 +22,13 @@ from longformer_plus.integrations.long_documents import (
 )
 
 from .checkpoints import MOST_TOKENS, Checkpoint
-from .documents import InputError, check_text
+from .inputs import InputError, check_text
 from .views import text_view, weights_view
 
 MOST_MASKS = 32
 MOST_ENTITIES = 64
 MOST_QUESTION_CHARACTERS = 1000
-# As for what is explored.
+# As for what is analysed.
 MOST_CHARACTERS = MOST_TOKENS * 32
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import gradio as gr
 
-from .documents import InputError
+from .inputs import InputError
 
 Answer = TypeVar("Answer")
 

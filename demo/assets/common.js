@@ -83,7 +83,7 @@ function layOut(container, view) {
     spans.push(span);
     block.append(span);
     block.last = place;
-    if (isBreak || spans.length - block.first >= 600) open();
+    if (isBreak) open();
   }
   if (block.first === spans.length) { block.remove(); blocks.pop(); }
   container.replaceChildren(all);

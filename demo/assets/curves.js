@@ -1,4 +1,4 @@
-// Compare: curves that grow while one measures.
+// Speed: curves that grow while one measures.
 
 const $ = (name) => element.querySelector(`[data-part="${name}"]`);
 const COLOURS = {
@@ -46,6 +46,7 @@ function plot(name, index, unit) {
   paint.textAlign = "right";
   for (const tick of ticks) paint.fillText(`${number(tick)} ${unit}`, left - 5, y(tick) + 4);
   paint.textAlign = "left";
+  const ends = [];
   for (const [who, points] of curves) {
     if (!points.length) continue;
     paint.fillStyle = paint.strokeStyle = `rgb(${COLOURS[who]})`;
@@ -54,8 +55,15 @@ function plot(name, index, unit) {
     points.forEach((one) => paint.lineTo(x(one[0]), y(one[index])));
     paint.stroke();
     points.forEach((one) => point(paint, x(one[0]), y(one[index]), SHAPES[who]));
-    paint.fillText(who, x(points.at(-1)[0]) + 8, y(points.at(-1)[index]) + 4);
+    ends.push({ who, x: x(points.at(-1)[0]) + 8, y: y(points.at(-1)[index]) + 4 });
   }
+  // From the top down, no label closer to the one above it than a line of text.
+  ends.sort((one, other) => one.y - other.y).reduce((above, end) => {
+    end.y = Math.max(end.y, above + 14);
+    paint.fillStyle = `rgb(${COLOURS[end.who]})`;
+    paint.fillText(end.who, end.x, end.y);
+    return end.y;
+  }, 0);
 }
 
 function draw() {

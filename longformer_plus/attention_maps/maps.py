@@ -208,19 +208,18 @@ class AttentionMaps:
         if direction not in ("to", "from"):
             raise ValueError(f'direction={direction!r} is not allowed: it must be "to" or "from".')
         (place,) = self.positions(token, "token").tolist()
-        outward = direction == "to"
-        ends: dict[str, Places] = {"rows" if outward else "columns": place}
+        ends: dict[str, Places] = {"rows" if direction == "to" else "columns": place}
         weights = self.mean(layers, heads, **ends).flatten()
         is_global = self.layout.global_rank >= 0
-        # A token that is global itself sees all tokens: for what it attends to, its links tell by the other end.
-        by_other_end = is_global if outward or not is_global[place] else torch.ones_like(is_global)
+        # A token that is global itself has no window: all of its links are global, either way.
+        link_is_global = torch.ones_like(is_global) if is_global[place] else is_global
         values, places = weights.topk(min(max(top_k, 0), self.num_tokens))
         strongest = [
-            Link(position, position - place, value, bool(by_other_end[position]))
+            Link(position, position - place, value, bool(link_is_global[position]))
             for value, position in zip(values.tolist(), places.tolist(), strict=True)
             if value > 0
         ]
-        share = float(weights[by_other_end].sum())
+        share = float(weights[link_is_global].sum())
         return Links(place, direction, weights, strongest, float(weights.sum()) - share, share)
 
     def received(self, layers: Choice = None, heads: Choice = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Times Explore from a click to the painted answer: `python -m tests.demo_latency MODEL DOCUMENT`.
+"""Times Explore from a click to the painted answer: `python -m tests.demo.latency MODEL DOCUMENT`.
 
 In ms, medians; beside them the server's own share, as processor time, which other work on the machine disturbs least.
 """
@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 
+from longformer_plus.demo.analysis import Analyzer
 from longformer_plus.demo.app import build, launch_options
 from longformer_plus.demo.checkpoints import Checkpoints
-from longformer_plus.demo.explorer import Explorer
 
-from .demo_screenshots import browser
-from .test_demo_page import Page
+from .browsing import Page
+from .screenshots import browser
 
 # Does something in the page; its result are the ms until the answer is drawn, and until it is painted.
 _CLICK = """
 const [act, done] = arguments;
-const root = document.querySelector("#explore [data-shown]");
+const root = document.querySelector("#attention [data-shown]");
 const started = performance.now();
 new MutationObserver((_, observer) => {
   observer.disconnect();
@@ -58,19 +58,19 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     options = parser.parse_args()
     served: list[float] = []
-    answer = Explorer.answer
+    answer = Analyzer.answer
 
-    def timed(self: Explorer, visitor: str, sent: Mapping[str, Any]) -> dict[str, Any]:
+    def timed(self: Analyzer, visitor: str, sent: Mapping[str, Any]) -> dict[str, Any]:
         started = time.thread_time()
         view = answer(self, visitor, sent)
         served.append(1000 * (time.thread_time() - started))
         return view
 
     checkpoints = Checkpoints.find(options.model)
-    config = checkpoints.explored.config
+    config = checkpoints.main.config
     app = build(checkpoints)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Explorer, "answer", timed)
+        patch.setattr(Analyzer, "answer", timed)
         _, url, _ = app.launch(**launch_options("127.0.0.1", None), prevent_thread_lock=True, quiet=True)
         page = Page(browser(1280, 1000), url)
         page.browser.execute_script(
@@ -78,7 +78,7 @@ def main() -> None:
             "area.dispatchEvent(new Event('input', { bubbles: true }))",
             options.document.read_text(),
         )
-        page.until_shown("explore", page.one("#explore-analyse").click, 120)
+        page.until_shown("attention", page.one("#analyse").click, 120)
         print(page.text("status"))
         for name, acts in actions(config.num_hidden_layers, config.num_attention_heads, options.repeats).items():
             served.clear()

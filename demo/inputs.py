@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import tempfile
 from importlib.resources import files
 from pathlib import Path
 
-from . import reader
+from . import extract_text
 
 MOST_UPLOAD_BYTES = 10_000_000
 MOST_CHARACTERS = 1_000_000
-FILE_TYPES = sorted(reader.READERS)
+FILE_TYPES = sorted(extract_text.READERS)
 
 # Written for this project.
 SAMPLES = {
@@ -42,35 +44,40 @@ def check_text(text: str | None, what: str = "document") -> str:
 
 
 def read_upload(path: str | Path) -> str:
-    """The text of an uploaded file. The file is deleted, read or not.
+    """The text of an uploaded file.
+
+    The file stays: gradio names it by its content, so that another visitor may be about to read the same one.
 
     Raises:
-        InputError: it is too large, of another type, broken, or takes too long to read.
+        InputError: it is too large, of another type, broken, gone, or takes too long to read.
     """
     path = Path(path)
     try:
-        if path.suffix.lower() not in reader.READERS:
+        if path.suffix.lower() not in extract_text.READERS:
             raise InputError(f"Files of this type cannot be read. Upload one of {', '.join(FILE_TYPES)}.")
         if path.stat().st_size > MOST_UPLOAD_BYTES:
             raise InputError(
                 f"The file has {path.stat().st_size:,} bytes; at most {MOST_UPLOAD_BYTES:,} are taken. Upload a part "
                 "of it."
             )
-        return check_text(_read_apart(path), "file")
-    finally:
-        path.unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            private = Path(folder) / f"upload{path.suffix.lower()}"
+            shutil.copyfile(path, private)
+            return check_text(_read_apart(private), "file")
+    except OSError as error:
+        raise InputError("The file did not arrive. Upload it again, under a simpler name.") from error
 
 
 def _read_apart(path: Path) -> str:
-    """The text of a file, read by `reader` in a process of its own."""
-    command = [sys.executable, "-I", reader.__file__, str(path)]
+    """The text of a file, read by `extract_text` in a process of its own."""
+    command = [sys.executable, "-I", extract_text.__file__, str(path)]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=reader.SECONDS + 10, check=False)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, timeout=extract_text.SECONDS + 10, check=False)  # noqa: S603
     except subprocess.TimeoutExpired as error:
         raise InputError("The file takes too long to read. Upload a part of it, or its text.") from error
     if done.returncode == 1:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
-        # A traceback is for the one who runs the demo; a visitor gets the message that `reader` wrote.
+        # A traceback is for the one who runs the demo; a visitor gets the message that `extract_text` wrote.
         if lines and not lines[0].startswith("Traceback"):
             raise InputError(lines[-1])
     if done.returncode:

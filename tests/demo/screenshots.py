@@ -1,4 +1,4 @@
-"""Takes the demo's screenshots that README shows: `python -m tests.demo_screenshots MODEL docs/demo`."""
+"""Takes the demo's screenshots that README shows: `python -m tests.demo.screenshots MODEL docs/demo`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from selenium import webdriver
 
 from longformer_plus.demo.app import build, launch_options
 from longformer_plus.demo.checkpoints import Checkpoints
-from longformer_plus.demo.documents import SAMPLES, sample
+from longformer_plus.demo.inputs import SAMPLES, sample
 
-from .test_demo_page import CHROMIUM, DRIVER, Page
+from .browsing import CHROMIUM, DRIVER, Page
 
 
 def browser(width: int, height: int, is_phone: bool = False) -> webdriver.Chrome:
@@ -28,19 +28,19 @@ def browser(width: int, height: int, is_phone: bool = False) -> webdriver.Chrome
     return found
 
 
-def explore(page: Page, place: int, layer: int, head: int) -> None:
+def analyse(page: Page, place: int, layer: int, head: int) -> None:
     """Analyse a sample and choose a head and a token."""
     page.browser.execute_script(
         "const area = document.querySelector('#document-text textarea'); area.value = arguments[0];"
         "area.dispatchEvent(new Event('input', { bubbles: true }))",
         sample(next(iter(SAMPLES))),
     )
-    page.until_shown("explore", page.one("#explore-analyse").click)
-    cell = page.one(f'#explore [aria-label^="Layer {layer}, head {head}"]')
-    page.until_shown("explore", lambda: page.browser.execute_script("arguments[0].click()", cell))
-    page.until_shown("explore", lambda: page.browser.execute_script("arguments[0].click()", page.token(place)))
+    page.until_shown("attention", page.one("#analyse").click)
+    cell = page.one(f'#attention [aria-label^="Layer {layer}, head {head}"]')
+    page.until_shown("attention", lambda: page.browser.execute_script("arguments[0].click()", cell))
+    page.until_shown("attention", lambda: page.browser.execute_script("arguments[0].click()", page.token(place)))
     page.browser.execute_script(
-        "const text = document.querySelector('#explore [data-part=\"text\"]');"
+        "const text = document.querySelector('#attention [data-part=\"text\"]');"
         "const chosen = text.querySelector('.chosen').getBoundingClientRect();"
         "text.scrollTop += chosen.top - text.getBoundingClientRect().top - 120; window.scrollTo(0, 0)"
     )
@@ -59,18 +59,18 @@ def main() -> None:
     app = build(Checkpoints.find(options.model))
     _, url, _ = app.launch(**launch_options("127.0.0.1", None), prevent_thread_lock=True, quiet=True)
     for name, size, theme in (
-        ("explore", (1280, 1000, False), "light"),
-        ("explore_dark", (1280, 1000, False), "dark"),
-        ("explore_phone", (390, 1700, True), "light"),
+        ("attention", (1280, 1000, False), "light"),
+        ("attention_dark", (1280, 1000, False), "dark"),
+        ("attention_phone", (390, 1700, True), "light"),
     ):
         found = browser(*size)
         page = Page(found, f"{url}?__theme={theme}")
-        explore(page, options.token, options.layer, options.head)
+        analyse(page, options.token, options.layer, options.head)
         found.save_screenshot(str(options.folder / f"{name}.png"))
-        if name == "explore":
-            page.tab("Understand")
-            page.wait(lambda page=page: "of 48" in page.text("explained", "understand"))  # type: ignore[misc]
-            found.save_screenshot(str(options.folder / "understand.png"))
+        if name == "attention":
+            page.tab("Pattern")
+            page.wait(lambda page=page: "of 48" in page.text("explained", "pattern"))  # type: ignore[misc]
+            found.save_screenshot(str(options.folder / "pattern.png"))
         found.quit()
     app.close()
 

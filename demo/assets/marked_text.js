@@ -1,4 +1,4 @@
-// Reader: a document with marks in it, shaded by the attention that led to them.
+// A document with marks in it, shaded by the attention that led to them.
 
 const $ = (name) => element.querySelector(`[data-part="${name}"]`);
 const text = $("text");
@@ -42,7 +42,6 @@ function go(rank) {
   for (let place = one.first; place <= one.last; place += 1) spans[place].classList.add("chosen");
   shade(one.shade);
   const frame = text.getBoundingClientRect();
-  spans[one.first].scrollIntoView({ block: "nearest" });
   text.scrollTop += spans[one.first].getBoundingClientRect().top - frame.top - frame.height / 3;
   $("said").textContent = `${wordsOf(one)}, ${one.label}, ${percent(one.score)}.`;
   $("rows").querySelectorAll("tr").forEach((row, index) => row.classList.toggle("current", index === chosen));
@@ -93,7 +92,7 @@ text.addEventListener("click", (event) => {
 $("map").addEventListener("click", (event) => {
   const place = Math.floor((event.offsetX / event.target.clientWidth) * spans.length);
   if (!spans[place]) return;
-  spans[place].scrollIntoView({ block: "nearest" });
+  text.scrollTop += spans[place].getBoundingClientRect().top - text.getBoundingClientRect().top - text.clientHeight / 3;
 });
 $("map").addEventListener("keydown", (event) => {
   const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];

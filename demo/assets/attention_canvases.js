@@ -1,4 +1,4 @@
-// Explore, part 2: three canvases that share the document as their horizontal axis.
+// Attention, part 2: three canvases that share the document as their horizontal axis.
 
 const column = (place, width) => ((place + 0.5) / spans.length) * width;
 
@@ -31,7 +31,8 @@ function drawMap() {
   const negative = new Set(links.negative ?? []);
   const colourOf = (place) => `rgb(${negative.has(place) ? "0, 114, 178" : linkIsGlobal(place) ? GLOBAL : LOCAL})`;
   if (attention) {
-    const colourOfAttention = (place) => `rgb(${isGlobal.has(place) ? GLOBAL : LOCAL})`;
+    const colourOfAttention = (place) =>
+      `rgb(${isGlobal.has(place) || isGlobal.has(state.token) ? GLOBAL : LOCAL})`;
     bars(paint, width, height / 2 - 10, attention, colourOfAttention, height / 2);
     bars(paint, width, height / 2 - 4, weights, colourOf, height);
     paint.fillStyle = INK();

@@ -1,4 +1,4 @@
-// Understand: the pattern for few tokens, altered by sliders.
+// The pattern: the pattern for few tokens, altered by sliders.
 
 const $ = (name) => element.querySelector(`[data-part="${name}"]`);
 const SLIDERS = ["tokens", "window", "dilation", "globals", "layers"];

@@ -1,4 +1,4 @@
-"""What Explore does, apart from how it looks.
+"""What the tab Attention does, apart from how it looks.
 
 Shapes: N tokens.
 """
@@ -27,7 +27,7 @@ from longformer_plus.attention_maps.pictures import MOST_COLUMNS, MOST_ROWS
 from longformer_plus.global_attention import Policy, build_global_attention_mask
 
 from .checkpoints import Checkpoint
-from .documents import InputError, check_text
+from .inputs import InputError, check_text
 from .store import VisitorStore
 from .views import Pictures, document_view, layer_view, links_view, scores_view
 
@@ -39,7 +39,7 @@ NOT_THERE = "This page asked for something that is not there. Reload it."
 
 
 @dataclass(frozen=True)
-class Explored:
+class AnalysedDocument:
     """A visitor's document.
 
     Attributes:
@@ -87,6 +87,8 @@ class Question:
         Raises:
             InputError: it asks for something that the document does not have.
         """
+        if not isinstance(sent, Mapping):
+            raise InputError(NOT_THERE)
         try:
             token = int(sent.get("token", 0))
             layer, head = (int(sent.get(name, -1)) for name in ("layer", "head"))
@@ -103,7 +105,7 @@ class Question:
             raise InputError(NOT_THERE) from error
 
 
-class Explorer:
+class Analyzer:
     """Documents analysed, and questions about them answered, for visitors who know nothing of one another.
 
     Args:
@@ -111,7 +113,7 @@ class Explorer:
         store: where the visitors' documents are kept.
     """
 
-    def __init__(self, checkpoint: Checkpoint, store: VisitorStore[Explored]) -> None:
+    def __init__(self, checkpoint: Checkpoint, store: VisitorStore[AnalysedDocument]) -> None:
         self.checkpoint = checkpoint
         self.store = store
 
@@ -157,20 +159,20 @@ class Explorer:
         Raises:
             InputError: nothing is kept for the visitor, or the question makes no sense.
         """
-        explored = self.store.get(visitor)
-        if explored is None:
+        analysed = self.store.get(visitor)
+        if analysed is None:
             raise InputError("Your document is no longer held here. Choose Analyse again.")
-        maps = explored.document.maps
+        maps = analysed.document.maps
         question = Question.read(sent, maps)
         layer, head, token = question.layer, question.head, question.token
         if question.ask == "page":
-            return {"kind": "page", "page": to_html(explored.document, layer, head, title="What a Longformer looks at")}
+            return {"kind": "page", "page": to_html(analysed.document, layer, head, title="What a Longformer looks at")}
         if question.ask == "global":
-            positions = sorted(set(explored.global_positions) ^ {token})
-            return self._show(visitor, explored.document.text, explored.input_ids, positions, token)
+            positions = sorted(set(analysed.global_positions) ^ {token})
+            return self._show(visitor, analysed.document.text, analysed.input_ids, positions, token)
         where = {"layer": -1 if layer is None else layer, "head": -1 if head is None else head}
         if question.ask in ("rollout", "gradient"):
-            scores = maps.rollout(token, head, layer) if question.ask == "rollout" else self._gradient(explored, token)
+            scores = maps.rollout(token, head, layer) if question.ask == "rollout" else self._gradient(analysed, token)
             return {"kind": "links", **where, "links": scores_view(maps, token, scores, layer, head)}
         links = links_view(maps, token, question.direction, layer, head)
         if question.ask == "links":
@@ -178,7 +180,7 @@ class Explorer:
         if question.ask == "layer":
             size = question.columns, question.rows
             is_mean = layer is None and head is None
-            pictures = explored.mean.shrunk(*size) if is_mean else Pictures.of(maps, layer, head, *size)
+            pictures = analysed.mean.shrunk(*size) if is_mean else Pictures.of(maps, layer, head, *size)
             return {"kind": "layer", **where, **layer_view(maps, layer, head, pictures), "links": links}
         raise InputError(NOT_THERE)
 
@@ -200,9 +202,9 @@ class Explorer:
         with self.checkpoint.running() as model:
             document = attention_maps(model, self.checkpoint.tokenizer, text, global_positions=global_positions)
         maps = document.maps
-        explored = Explored(document, ids, global_positions, Pictures.of(maps, None, None))
+        analysed = AnalysedDocument(document, ids, global_positions, Pictures.of(maps, None, None))
         try:
-            self.store.put(visitor, explored, explored.num_bytes)
+            self.store.put(visitor, analysed, analysed.num_bytes)
         except ValueError as error:
             raise InputError(
                 "The attention of this document takes more memory than there is for all visitors. Shorten it."
@@ -214,16 +216,16 @@ class Explorer:
             "seconds": round(time.perf_counter() - started, 2),
             "cut": limit if is_cut else "",
             "document": document_view(document),
-            **layer_view(maps, None, None, explored.mean),
+            **layer_view(maps, None, None, analysed.mean),
             "layer": -1,
             "head": -1,
             "links": links_view(maps, min(token, maps.num_tokens - 1), "to", None, None),
         }
 
-    def _gradient(self, explored: Explored, token: int) -> Tensor:
+    def _gradient(self, analysed: AnalysedDocument, token: int) -> Tensor:
         """(N) how much each token counts for what the model says at a token."""
-        ids = explored.input_ids
-        inputs = {"input_ids": ids, "global_attention_mask": mask_of(explored.global_positions, ids.shape[1])}
+        ids = analysed.input_ids
+        inputs = {"input_ids": ids, "global_attention_mask": mask_of(analysed.global_positions, ids.shape[1])}
         with self.checkpoint.running() as model:
             # Words are many: the head of a masked language model is asked for this token alone.
             if isinstance(model, LongformerPlusForMaskedLM):

@@ -1,4 +1,4 @@
-// Explore, part 1: what is shown, and the text.
+// Attention, part 1: what is shown, and the text.
 
 const state = { view: null, layer: -1, head: -1, direction: "to", measure: "links", token: 1, grid: "entropy" };
 let spans = [];
@@ -10,6 +10,9 @@ let links = null;
 let pictures = {};
 let lit = [];
 let isGlobal = new Set();
+// The numbers of the latest question, and of the latest that asked for other pictures.
+let asked = 0;
+let askedForPictures = 0;
 
 const $ = (name) => element.querySelector(`[data-part="${name}"]`);
 const text = $("text");
@@ -18,7 +21,9 @@ const ask = (what) => {
   const { token, layer, head, direction } = state;
   // As fine as the canvas can show it: on most screens a quarter of what there is.
   const { width: columns, height: rows } = $("band");
-  const question = { ask: what, token, layer, head, direction, columns, rows };
+  asked += 1;
+  if (what === "layer") askedForPictures = asked;
+  const question = { ask: what, token, layer, head, direction, columns, rows, number: asked };
   // What runs the model waits in another line than what is read from what is kept.
   trigger(["gradient", "global"].includes(what) ? "submit" : "click", question);
 };
@@ -34,12 +39,12 @@ function choose(place, scroll) {
 }
 
 function bring(place) {
-  const span = spans[place];
-  span.scrollIntoView({ block: "nearest" });
-  const place_ = span.getBoundingClientRect();
-  const frame = text.getBoundingClientRect();
-  if (place_.top < frame.top + 20 || place_.bottom > frame.bottom - 20) {
-    text.scrollTop += place_.top - frame.top - frame.height / 2;
+  // Twice: what comes into sight is laid out only then, and moves what lies below it. The page itself stays where it is.
+  for (let turn = 0; turn < 2; turn += 1) {
+    const own = spans[place].getBoundingClientRect();
+    const frame = text.getBoundingClientRect();
+    if (own.top >= frame.top + 20 && own.bottom <= frame.bottom - 20) return;
+    text.scrollTop += own.top - frame.top - frame.height / 2;
   }
 }
 
@@ -68,7 +73,7 @@ function light() {
 }
 
 const linkIsGlobal = (place) =>
-  isGlobal.has(place) || (state.measure === "links" && state.direction === "from" && isGlobal.has(state.token));
+  isGlobal.has(place) || (state.measure === "links" && isGlobal.has(state.token));
 
 // The farthest that the window of the chosen layers and heads goes; none for a global token, which sees everything.
 function windowOf() {

@@ -1,4 +1,4 @@
-// Explore, part 3: the panel beside the text, the controls, and what the server sends.
+// Attention, part 3: the panel beside the text, the controls, and what the server sends.
 
 const MEASURES = { links: "attention", rollout: "rollout", gradient: "gradient × input" };
 const EXPLAINED = {
@@ -37,7 +37,8 @@ function sharesOf(total) {
   const others = state.direction === "to" ? "Looks at" : "Is looked at by";
   const window_ = windowOf();
   if (!window_) return `${others} all ${spans.length.toLocaleString()} tokens: it is global.`;
-  const size = window_.last - window_.first + 1;
+  const counted = [...isGlobal].filter((place) => window_.first <= place && place <= window_.last).length;
+  const size = window_.last - window_.first + 1 - counted;
   const near = `${size.toLocaleString()} tokens in its window (${percent(links.local / total)} of the weight)`;
   const far = `${isGlobal.size} global token${isGlobal.size === 1 ? "" : "s"} (${percent(links.global / total)})`;
   return `${others} ${near} and ${far}. The window is ${percent(size / spans.length)} of the document.`;
@@ -135,7 +136,12 @@ for (const [name, title] of Object.entries(TITLES)) {
 function onValue() {
   const value = props.value;
   if (!value || !value.kind) return;
-  element.querySelector(".viewer").removeAttribute("aria-busy");
+  const isLate = value.number < asked;
+  if ((value.kind === "links" && isLate) || (value.kind === "layer" && value.number < askedForPictures)) return;
+  const wanted = { token: state.token, layer: state.layer, head: state.head };
+  if (!isLate) element.querySelector(".viewer").removeAttribute("aria-busy");
+  // A document that the Analyse button brings has no number: answers on the one before it are late from now on.
+  if (value.kind === "document" && !value.number) asked += 1;
   if (value.kind === "page") { save("attention.html", new Blob([value.page], { type: "text/html" })); return; }
   if (value.kind === "document") {
     state.view = unpack(value.document);
@@ -169,6 +175,12 @@ function onValue() {
   showPanel();
   if (value.kind !== "links") showGrid();
   drawAll();
+  if (isLate && value.kind !== "page") {
+    // Something else was chosen while this came: ask for it again, of what is shown now.
+    state.token = wanted.token;
+    if (value.kind === "document") Object.assign(state, wanted);
+    ask(value.kind === "document" ? "layer" : state.measure);
+  }
   element.dataset.shown = String(Number(element.dataset.shown ?? 0) + 1);
 }
 

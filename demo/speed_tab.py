@@ -1,4 +1,4 @@
-"""The tab Compare: time and memory of the backends and of transformers' Longformer on this machine, measured while one
+"""The tab Speed: time and memory of the backends and of transformers' Longformer on this machine, measured while one
 looks."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from longformer_plus.benchmark import Plan, Point, circumstances
 from longformer_plus.benchmark_workloads import Workload
 from longformer_plus.inspection import why_not_forward
 
-from .documents import InputError
+from .inputs import InputError
 from .viewer import viewer
 from .visitors import stamped, told
 
@@ -92,7 +92,7 @@ def _view(curves: dict[str, list[list[float | None]]], notes: list[str], share: 
     }
 
 
-def compare_tab() -> None:
+def speed_tab() -> None:
     """The tab's components and what they do."""
     gr.Markdown("Random weights: time and memory do not depend on what a model has learnt.")
     with gr.Row():
@@ -101,14 +101,14 @@ def compare_tab() -> None:
             value=[name for name in contenders() if name != FLEX],
             label="Measured",
             info=f"{FLEX} is compiled before it is measured: on a CPU that takes tens of seconds the first time.",
-            elem_id="compare-names",
+            elem_id="speed-names",
         )
         longest = gr.Dropdown(list(LENGTHS), value=2048, label="Up to, in tokens")
         with_memory = gr.Checkbox(False, label="Memory too", info="Each in a process of its own: takes longer.")
     with gr.Row():
-        start = gr.Button("Measure", variant="primary", elem_id="compare-run")
-        stop = gr.Button("Stop", variant="stop", elem_id="compare-stop")
-    shown = viewer("curves", "compare-shown")
+        start = gr.Button("Measure", variant="primary", elem_id="speed-run")
+        stop = gr.Button("Stop", variant="stop", elem_id="speed-stop")
+    shown = viewer("curves", "speed-shown")
 
     def on_start(names: list[str], longest: int, with_memory: bool) -> Iterator[dict[str, Any]]:
         views = measure(names, longest, with_memory)

@@ -1,4 +1,4 @@
-"""The tab Explore: a document, its tokens, and what they attend to."""
+"""The tab Attention: a document, its tokens, and what they attend to."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Any
 
 import gradio as gr
 
-from .explorer import POLICIES, Explorer
+from .analysis import POLICIES, Analyzer
 from .viewer import viewer
 from .visitors import stamped, told, visitor_of
 
 
-def explore_tab(explorer: Explorer, text: gr.Textbox, document: gr.Accordion) -> None:
+def attention_tab(analyzer: Analyzer, text: gr.Textbox, document: gr.Accordion) -> None:
     """The tab's components and what they do.
 
     Args:
-        explorer: what they ask.
+        analyzer: what they ask.
         text: the document that all tabs share.
         document: what it stands in; closed when the document is shown.
     """
@@ -26,19 +26,22 @@ def explore_tab(explorer: Explorer, text: gr.Textbox, document: gr.Accordion) ->
             label="Tokens that attend globally",
             info="Any token can be made global in the picture, too.",
         )
-        analyse = gr.Button("Analyse", variant="primary", elem_id="explore-analyse")
-    shown = viewer("explore", "explore", ("explore_canvases", "explore_panel"))
+        analyse = gr.Button("Analyse", variant="primary", elem_id="analyse")
+    shown = viewer("attention", "attention", ("attention_canvases", "attention_panel"))
 
     def on_analyse(text: str, policy: str, request: gr.Request) -> tuple[dict[str, Any], Any]:
-        view = told(lambda: explorer.analyse(visitor_of(request), text, explorer.policy(policy)))
+        view = told(lambda: analyzer.analyse(visitor_of(request), text, analyzer.policy(policy)))
         return stamped(view), gr.Accordion(open=False)
 
     # What runs the model is asked by `submit`, what is read from what is kept by `click`.
     def on_ask(request: gr.Request, event: gr.EventData) -> dict[str, Any]:
-        return stamped(told(lambda: explorer.answer(visitor_of(request), event._data or {})))
+        sent = event._data
+        answer = told(lambda: analyzer.answer(visitor_of(request), sent))
+        # Answers may overtake one another: the page knows by its own number which of them is late.
+        return stamped({**answer, "number": sent.get("number")})
 
     analyse.click(
-        on_analyse, [text, policy], [shown, document], concurrency_limit=2, concurrency_id="model", api_name="explore"
+        on_analyse, [text, policy], [shown, document], concurrency_limit=2, concurrency_id="model", api_name="attention"
     )
     quietly: dict[str, Any] = {"trigger_mode": "multiple", "show_progress": "hidden", "api_visibility": "private"}
     shown.click(on_ask, None, shown, concurrency_limit=4, **quietly)

@@ -1,0 +1,63 @@
+"""A real browser, and the page as a visitor uses it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+
+class Page:
+    """The page as a visitor uses it."""
+
+    def __init__(self, browser: Any, url: str) -> None:
+        self.browser = browser
+        browser.get(url)
+        self.wait(lambda: self.all("#analyse"))
+
+    def all(self, selector: str) -> list[Any]:
+        return self.browser.find_elements("css selector", selector)
+
+    def one(self, selector: str) -> Any:
+        return self.all(selector)[0]
+
+    def wait(self, condition: Callable[[], Any], seconds: float = 20) -> Any:
+        deadline = time.monotonic() + seconds
+        while not (found := condition()):
+            assert time.monotonic() < deadline, "the page did not change in time"
+            time.sleep(0.02)
+        return found
+
+    def shown(self, viewer: str) -> int:
+        """How often a viewer has shown something."""
+        return int(
+            self.browser.execute_script(f"return document.querySelector('#{viewer} [data-shown]')?.dataset.shown ?? 0")
+        )
+
+    def until_shown(self, viewer: str, act: Callable[[], object], seconds: float = 20) -> None:
+        before = self.shown(viewer)
+        act()
+        self.wait(lambda: self.shown(viewer) > before, seconds)
+
+    def type(self, selector: str, text: str) -> None:
+        self.one(selector).send_keys(text)
+
+    def paste(self, text: str) -> None:
+        """Put a text into the document's box at once: keys take a hundredth of a second each."""
+        self.browser.execute_script(
+            "const area = document.querySelector('#document-text textarea'); area.value = arguments[0];"
+            "area.dispatchEvent(new Event('input', { bubbles: true }))",
+            text,
+        )
+
+    def token(self, place: int) -> Any:
+        return self.one(f'#attention [data-place="{place}"]')
+
+    def text(self, part: str, viewer: str = "attention") -> str:
+        return self.one(f'#{viewer} [data-part="{part}"]').text
+
+    def tab(self, name: str) -> None:
+        next(tab for tab in self.all("button[role=tab]") if tab.text == name).click()
