@@ -492,11 +492,17 @@ def test_flex_attention_is_left_out_where_it_cannot_run(monkeypatch: pytest.Monk
 
 
 def test_a_backend_that_cannot_be_compiled_is_told_by_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._dynamo.exc import TorchDynamoException
+
     from longformer_plus.attention import flex
+
+    def uncompilable(*rows: object) -> None:
+        raise TorchDynamoException("no compiler")
 
     assert why_not_forward("sdpa") is None
     assert "no_such" in str(why_not_forward("no_such"))
-    monkeypatch.setitem(flex._failures, ("cpu", torch.float32), "it does not compile here (no compiler)")
+    monkeypatch.setattr(flex, "_kernels", {})
+    monkeypatch.setattr(torch, "compile", lambda function, **options: uncompilable)
     assert why_not_forward("flex_attention") == "it does not compile here (no compiler)"
 
 
