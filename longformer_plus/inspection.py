@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-from .attention.flex import why_not
+from .attention.flex import reason_unsupported
 from .benchmark import peak_beyond
 from .configuration import LongformerPlusConfig
 from .conversion.longformer import CLASSES
@@ -22,6 +22,9 @@ from .modeling import LongformerPlusModel, LongformerPlusPreTrainedModel
 
 _ADAMW_STATES = 2
 _BYTES = 4  # of float32
+
+# The tokens, heads and head size of the small model that tries a backend out.
+_SMALL = (300, 2, 16)
 
 
 @dataclass(frozen=True)
@@ -94,16 +97,26 @@ def why_not_forward(backend: str, device: str = "cpu") -> str | None:
     except Exception as error:
         return in_short(error)
     # What cannot be compiled is no error: sdpa does its work.
-    return why_not(torch.zeros(1, 1, 1, 16, device=device)) if backend == "flex_attention" else None
+    return reason_against_flex(device, with_gradient=False) if backend == "flex_attention" else None
+
+
+def reason_against_flex(device: str, with_gradient: bool) -> str | None:
+    """Why FlexAttention does not do the work of `run_small_model`, None where it does or was not tried."""
+    return reason_unsupported(torch.empty(1, *_SMALL, device=device), with_gradient)
 
 
 def run_small_model(backend: str, device: str, with_gradient: bool) -> None:
     """A forward, or a forward and a backward, of a small model over 300 tokens."""
+    num_tokens, num_heads, head_size = _SMALL
     config = LongformerPlusConfig(
-        vocab_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+        vocab_size=32,
+        hidden_size=num_heads * head_size,
+        num_hidden_layers=1,
+        num_attention_heads=num_heads,
+        intermediate_size=32,
     )
     model = LongformerPlusModel._from_config(config, attn_implementation=backend).to(device).eval()
-    ids = torch.full((1, 300), 5, device=device)
+    ids = torch.full((1, num_tokens), 5, device=device)
     with torch.set_grad_enabled(with_gradient):
         states = model(ids, global_attention_mask=torch.zeros_like(ids)).last_hidden_state
     if with_gradient:

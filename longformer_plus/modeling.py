@@ -18,7 +18,7 @@ from transformers import initialization as init
 from transformers.utils import can_return_tuple, logging
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention import AttentionPattern, places_in, segments_of
+from .attention import AUTO, AttentionPattern, default_backend, places_in, segments_of
 from .cache import LongformerPlusCache
 from .configuration import LongformerPlusConfig
 from .facts import ValueChecks
@@ -73,6 +73,11 @@ class LongformerPlusPreTrainedModel(PreTrainedModel):
         config = LongformerPlusConfig.from_longformer(config)
         config.check()
         super().__init__(config, *args, **kwargs)
+
+    def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
+        """The backend that is meant by `attn_implementation`: `default_backend()` by None. "auto" is this package's."""
+        wanted = default_backend() if requested_attention is None else requested_attention
+        return AUTO if wanted == AUTO else super().get_correct_attn_implementation(wanted, is_init_check)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

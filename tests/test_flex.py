@@ -6,6 +6,8 @@ The gradients, which it has on GPUs only, are tested in test_gpu.py.
 from __future__ import annotations
 
 import time
+from functools import partial
+from itertools import product
 from typing import Any
 from unittest import mock
 
@@ -14,11 +16,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 from torch._dynamo.utils import counters
 
 from longformer_plus import LongformerPlusConfig, LongformerPlusForSequenceClassification, LongformerPlusModel
-from longformer_plus.attention import AttentionPattern, flex, segments_of
+from longformer_plus.attention import AttentionPattern, eager_local_rows, flex, segments_of
 
 from .cases import Case, cases, small_config, spread
 from .oracle import who_attends
@@ -89,11 +91,23 @@ def flex_config(**changes: Any) -> LongformerPlusConfig:
     return LongformerPlusConfig(**{**small_config().to_dict(), **fields})
 
 
-def test_the_compiled_kernel_gives_what_eager_gives() -> None:
-    """Several lengths, patterns and masks; only a new shape may compile, and few shapes do."""
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> dict[Any, Any]:
+    """The compiled functions, for one test alone."""
     counters.clear()
     torch._dynamo.reset()
-    flex._failures.clear()
+    monkeypatch.setattr(flex, "_kernels", {})
+    return flex._kernels
+
+
+@pytest.fixture
+def no_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flex, "sdpa_local_rows", lambda *_: pytest.fail("FlexAttention did not run"))
+
+
+@pytest.mark.usefixtures("no_fallback")
+def test_the_compiled_kernel_gives_what_eager_gives(kernels: dict[Any, Any]) -> None:
+    """Several lengths, patterns and masks; only a new shape may compile, and few shapes do."""
     for changes in ({"attention_window": [64, 256]}, {"attention_window": 64, "attention_dilation": [1, [1, 2, 2]]}):
         for is_causal in (False, True):
             config = flex_config(is_causal=is_causal, **changes)
@@ -110,22 +124,62 @@ def test_the_compiled_kernel_gives_what_eager_gives() -> None:
                     with torch.no_grad():
                         results[backend] = model(ids, valid, mask.long()).last_hidden_state[valid > 0]
                 torch.testing.assert_close(results["flex_attention"], results["eager"], atol=2e-5, rtol=1e-4)
-    assert not flex._failures
-    # Sixteen forwards of two or three kernels each, in two numbers of heads, causal and not.
+    # Three numbers of heads, causal and not: each compiled for its first length, then for any.
+    assert len(kernels) == 6
     assert 0 < counters["stats"]["unique_graphs"] <= 12, counters["stats"]
 
 
-def rows(**changes: Any) -> tuple[Tensor, Tensor, Tensor, AttentionPattern, int]:
-    query, key, value = torch.randn(3, 1, 50, 2, 16, generator=torch.Generator().manual_seed(0))
-    return query, key, value, AttentionPattern.build(None, None, query, keep_empty=False), 16
+def rows(tokens: int = 50, heads: int = 2, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Query, key and value."""
+    return list(torch.randn(3, 1, tokens, heads, 16, generator=torch.Generator().manual_seed(0)).to(dtype))
+
+
+def pattern_of(query: Tensor, is_causal: bool = False) -> AttentionPattern:
+    is_global = torch.zeros(query.shape[:2], dtype=torch.bool)
+    is_global[:, 3] = True
+    return AttentionPattern.build(None, is_global, query, keep_empty=False, is_causal=is_causal)
+
+
+@pytest.mark.usefixtures("no_fallback")
+def test_every_kind_of_call_stays_inside_the_limit_of_recompilations(
+    kernels: dict[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dynamo traces and counts as ever; what it traced is run as it is, which needs no compiler."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    lengths = (40, 300, 700, 1100)
+    for heads, dtype, is_causal in product((1, 3), (torch.float32, torch.bfloat16), (False, True)):
+        for tokens, window, dilation in zip(lengths, (16, 64, 256, 64), (1, 2, 1, 3), strict=True):
+            query, key, value = rows(tokens, heads, dtype)
+            pattern = pattern_of(query, is_causal)
+            context = flex.flex_local_rows(query, key, value, pattern, window, dilation)[0]
+            expected = eager_local_rows(query, key, value, pattern, window, dilation)[0]
+            local = ~pattern.is_global[0]
+            error = (context.double() - expected.double())[:, local].abs().max()
+            assert error < (1e-5 if dtype == torch.float32 else 5e-2)
+    assert len(kernels) == 8
+    assert all(len(kernel.lengths) >= 3 and kernel.failure is None for kernel in kernels.values())
+    assert counters["stats"]["unique_graphs"] <= 2 * 8, counters["stats"]
+
+
+def test_the_block_mask_is_built_without_reading_from_the_device() -> None:
+    batch = torch.empty(2, 700, device="meta")
+    for is_causal, dilation in product((False, True), (1, 3)):
+        pattern = AttentionPattern.build(
+            torch.ones_like(batch, dtype=torch.bool),
+            torch.zeros_like(batch, dtype=torch.bool),
+            batch,
+            keep_empty=True,
+            is_causal=is_causal,
+            max_global_tokens=2,
+        )
+        mask = flex.build_block_mask(pattern, 64, dilation)
+        assert mask.kv_indices.device.type == mask.q_indices.device.type == "meta"
 
 
 class TestWhereItCannotRun:
     @pytest.fixture(autouse=True)
-    def no_failures(self) -> Any:
-        flex._failures.clear()
-        yield
-        flex._failures.clear()
+    def fresh(self, kernels: dict[Any, Any]) -> None:
+        """No test sees the failures of another."""
 
     def test_dropout_in_training(self, warnings_of_transformers: pytest.LogCaptureFixture) -> None:
         losses = {}
@@ -145,16 +199,48 @@ class TestWhereItCannotRun:
         assert model.longformer.encoder.layer[0].attention.self.query.weight.grad.abs().sum() > 0
         assert "no backward pass on CPUs" in warnings_of_transformers.text
 
-    def test_a_kernel_that_does_not_compile(self, warnings_of_transformers: pytest.LogCaptureFixture) -> None:
-        kernel = mock.Mock(side_effect=TorchDynamoException("no compiler here"))
-        expected, _ = flex.sdpa_local_rows(*rows())
-        with mock.patch.object(flex, "_kernel", return_value=kernel):
-            for _ in range(2):
-                assert torch.equal(flex.flex_local_rows(*rows())[0], expected)
-        assert kernel.call_count == 1
-        assert "does not compile here (no compiler here)" in warnings_of_transformers.text
+    @pytest.mark.parametrize("learned", [0, 1, 2])
+    def test_gradients_of_one_projection_on_a_cpu(self, learned: int) -> None:
+        """As where an adapter is on the keys alone."""
+        query, key, value = rows()
+        (query, key, value)[learned].requires_grad_()
+        flex.flex_local_rows(query, key, value, pattern_of(query), 16)[0].sum().backward()
+        assert (query, key, value)[learned].grad is not None
 
-    def test_other_errors_are_not_hidden(self) -> None:
+    def test_a_kernel_that_does_not_compile(
+        self, monkeypatch: pytest.MonkeyPatch, warnings_of_transformers: pytest.LogCaptureFixture
+    ) -> None:
+        kernel = mock.Mock(side_effect=TorchDynamoException("no compiler here"))
+        monkeypatch.setattr(torch, "compile", lambda function, **options: kernel)
+        query, key, value = rows()
+        expected, _ = flex.sdpa_local_rows(query, key, value, pattern_of(query), 16)
+        for _ in range(2):
+            context, _ = flex.flex_local_rows(query, key, value, pattern_of(query), 16)
+            assert torch.equal(context[:, 4:], expected[:, 4:])
+        assert kernel.call_count == 1
+        assert warnings_of_transformers.text.count("does not compile here (no compiler here)") == 1
+
+    def test_a_failure_stops_neither_other_kinds_nor_lengths_that_have_run(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ran = []
+
+        def kernel(query: Tensor, key: Tensor, value: Tensor, mask: Any) -> Tensor:
+            if query.shape[1] == 2 and query.shape[2] > 512:
+                raise FailOnRecompileLimitHit("too long for two heads")
+            ran.append(tuple(query.shape[1:3]))
+            return torch.zeros_like(query)
+
+        monkeypatch.setattr(torch, "compile", lambda function, **options: kernel)
+        for heads, tokens in ((2, 300), (2, 600), (2, 300), (2, 800), (3, 600), (2, 100)):
+            query, key, value = rows(tokens, heads)
+            flex.flex_local_rows(query, key, value, pattern_of(query), 16)
+        # The lengths in blocks: 600 and 800 tokens of two heads were left to sdpa, and then what had not run before.
+        assert ran == [(2, 512), (2, 512), (3, 768)]
+
+    def test_other_errors_are_not_hidden(self, monkeypatch: pytest.MonkeyPatch) -> None:
         kernel = mock.Mock(side_effect=torch.OutOfMemoryError("out of memory"))
-        with mock.patch.object(flex, "_kernel", return_value=kernel), pytest.raises(torch.OutOfMemoryError):
-            flex.flex_local_rows(*rows())
+        monkeypatch.setattr(torch, "compile", lambda function, **options: kernel)
+        query, key, value = rows()
+        with pytest.raises(torch.OutOfMemoryError):
+            flex.flex_local_rows(query, key, value, pattern_of(query), 16)

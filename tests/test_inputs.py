@@ -127,7 +127,7 @@ def test_multiple_choice_needs_choices() -> None:
 def test_attentions_from_sdpa_come_with_one_warning(
     model: LongformerPlusModel, warnings_of_transformers: pytest.LogCaptureFixture
 ) -> None:
-    assert model.config._attn_implementation == "sdpa"
+    assert model.config._attn_implementation in ("sdpa", "auto")
     for _ in range(2):
         outputs = model(IDS, output_attentions=True)
     assert len(outputs.attentions) == 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from transformers import AttentionInterface
 
+from .auto import AUTO, auto_local_rows, default_backend
 from .continued import continued_local_rows
 from .eager import eager_local_rows
 from .flex import flex_local_rows
@@ -28,6 +29,7 @@ class LocalAttentionInterface(AttentionInterface):
         "eager": eager_local_rows,
         "sdpa": sdpa_local_rows,
         "flex_attention": flex_local_rows,
+        AUTO: auto_local_rows,
     }
 
 
@@ -35,9 +37,12 @@ ALL_ATTENTION_FUNCTIONS = LocalAttentionInterface()
 
 __all__ = [
     "ALL_ATTENTION_FUNCTIONS",
+    "AUTO",
     "AttentionPattern",
     "attend_globally",
+    "auto_local_rows",
     "continued_local_rows",
+    "default_backend",
     "eager_local_rows",
     "flex_local_rows",
     "places_in",

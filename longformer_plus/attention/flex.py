@@ -3,7 +3,8 @@
 The table of those blocks is made from bounds of each block (its segments and places), never from N x N positions.
 Tokens are put in order of their place modulo the dilation first, which makes a dilated window a plain one.
 
-FlexAttention drops no attention weights, and has no backward pass on CPUs: `sdpa` does what it cannot.
+FlexAttention drops no attention weights, and has no backward pass on CPUs: `sdpa` does what it cannot. There is one
+compiled function for each kind of call; one that does not compile stops no other.
 
 Shapes: B batch, N tokens, H heads, D head size, W window, d dilation, M tokens of all rows filled up to whole blocks, n
 blocks of M.
@@ -12,7 +13,9 @@ blocks of M.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from dataclasses import dataclass, field
+from types import FunctionType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,8 +35,38 @@ _BLOCK = 128
 _FAR = torch.iinfo(torch.int64).max
 _PLACE_BITS = 32
 
-# Why the kernel could not be compiled, by kind of device and dtype: it is not tried again.
-_failures: dict[tuple[str, torch.dtype], str] = {}
+
+class _Kind(NamedTuple):
+    """What one compiled function is for. Lengths, windows, dilations and masks change from call to call."""
+
+    device: torch.device
+    dtype: torch.dtype
+    num_heads: int
+    head_size: int
+    is_causal: bool
+    needs_gradient: bool
+
+
+@dataclass
+class _Kernel:
+    """FlexAttention, compiled for one kind of call.
+
+    Attributes:
+        attend: (1, H, M, D) three times and their BlockMask -> (1, H, M, D).
+        lengths: the M that it has run with.
+        failure: why it could not be compiled for another M, which is not tried again; None where that never happened.
+    """
+
+    attend: Callable[..., Tensor]
+    lengths: set[int] = field(default_factory=set)
+    failure: str | None = None
+
+    def reason_against(self, length: int) -> str | None:
+        """Why it is not run with M = `length`, None where it is."""
+        return None if length in self.lengths else self.failure
+
+
+_kernels: dict[_Kind, _Kernel] = {}
 
 
 def flex_local_rows(
@@ -57,49 +90,90 @@ def flex_local_rows(
     Returns:
         The context (B, N, H, D), whose rows of masked and of global tokens are not defined, and no probabilities.
     """
-    reason = why_not(query, dropout)
+    needs_gradient = torch.is_grad_enabled() and any(rows.requires_grad for rows in (query, key, value))
+    reason = reason_unsupported(query, needs_gradient, pattern.is_causal, dilation, dropout)
+    if torch.compiler.is_compiling():
+        if reason is None:
+            return _attend(_flex, query, key, value, pattern, window, dilation), None
+        return sdpa_local_rows(query, key, value, pattern, window, dilation, dropout)
     if reason is None:
+        kernel, length = _kernel(_kind(query, needs_gradient, pattern.is_causal)), _length(query, dilation)
         try:
-            return _attend(query, key, value, pattern, window, dilation), None
+            context = _attend(kernel.attend, query, key, value, pattern, window, dilation)
         except (FailOnRecompileLimitHit, TorchDynamoException) as error:
-            if torch.compiler.is_compiling():
-                raise
-            reason = f"it does not compile here ({str(error).strip().splitlines()[0]})"
-            _failures[query.device.type, query.dtype] = reason
-    if not torch.compiler.is_compiling():
-        logger.warning_once(f'attn_implementation="flex_attention" runs as "sdpa": {reason}.')
+            reason = kernel.failure = f"it does not compile here ({str(error).strip().splitlines()[0]})"
+            kernel.lengths.discard(length)
+        else:
+            kernel.lengths.add(length)
+            return context, None
+    logger.warning_once(f'"flex_attention" runs as "sdpa" here: {reason}.')
     return sdpa_local_rows(query, key, value, pattern, window, dilation, dropout)
 
 
-def why_not(query: Tensor, dropout: float = 0.0) -> str | None:
-    """Why FlexAttention cannot compute the local rows of a (B, N, H, D) query; None where it can."""
+def reason_unsupported(
+    query: Tensor, needs_gradient: bool, is_causal: bool = False, dilation: int = 1, dropout: float = 0.0
+) -> str | None:
+    """Why FlexAttention cannot compute local rows, None where it can.
+
+    Args:
+        query: (B, N, H, D).
+        needs_gradient: whether there will be a backward pass.
+        is_causal: whether tokens attend only to themselves and to earlier ones.
+        dilation: d, the step between the keys of the window.
+        dropout: probability of dropping an attention weight.
+    """
     if torch.compiler.is_exporting():
         return "exported graphs hold none of it"
     if dropout:
         return "FlexAttention has no dropout of attention weights, and attention_probs_dropout_prob is not 0"
-    if query.device.type == "cpu" and torch.is_grad_enabled() and query.requires_grad:
+    if query.device.type == "cpu" and needs_gradient:
         return "FlexAttention has no backward pass on CPUs"
-    return _failures.get((query.device.type, query.dtype))
+    if torch.compiler.is_compiling():
+        return None
+    kernel = _kernels.get(_kind(query, needs_gradient, is_causal))
+    return None if kernel is None else kernel.reason_against(_length(query, dilation))
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, pattern: AttentionPattern, window: int, dilation: int) -> Tensor:
+def _kind(query: Tensor, needs_gradient: bool, is_causal: bool) -> _Kind:
+    return _Kind(query.device, query.dtype, query.shape[2], query.shape[3], is_causal, needs_gradient)
+
+
+def _kernel(kind: _Kind) -> _Kernel:
+    """The kernel of a kind, compiled at its first call."""
+    if kind not in _kernels:
+        # torch counts compilations by code object, and finds out by name which sizes vary: both must be the kind's own.
+        function = FunctionType(_flex.__code__.replace(co_name=f"_flex_{len(_kernels)}"), globals())
+        # Compiled for one length, then for any. Uncompiled, it would build all N x N scores: rather fail.
+        _kernels[kind] = _Kernel(torch.compile(function, fullgraph=True))
+    return _kernels[kind]
+
+
+def _attend(
+    attend: Callable[..., Tensor],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    pattern: AttentionPattern,
+    window: int,
+    dilation: int,
+) -> Tensor:
     """(B, N, H, D) three times -> (B, N, H, D)."""
     block_mask = pattern.shared(("flex", window, dilation), lambda: build_block_mask(pattern, window, dilation))
     rows = (_in_line(tensor, dilation).transpose(0, 1)[None] for tensor in (query, key, value))  # (1, H, M, D) each
-    context = _kernel()(*rows, block_mask)[0].transpose(0, 1)  # (M, H, D)
+    context = attend(*rows, block_mask)[0].transpose(0, 1)  # (M, H, D)
     num_rows, num_tokens = query.shape[:2]
     sequences = (num_rows * dilation, -(-num_tokens // dilation))
     return deinterleave(context[: sequences[0] * sequences[1]].unflatten(0, sequences), dilation, num_tokens)
 
 
-@cache
-def _kernel() -> Callable[..., Tensor]:
-    # Compiled for one length, then for any. Uncompiled, it would build all N x N scores: rather fail.
-    return torch.compile(_flex, fullgraph=True)
-
-
 def _flex(query: Tensor, key: Tensor, value: Tensor, block_mask: BlockMask) -> Tensor:
     return flex_attention(query, key, value, block_mask=block_mask)
+
+
+def _length(rows: Tensor, dilation: int) -> int:
+    """M, the length of `_in_line` for (B, N, ...)."""
+    num_rows, num_tokens = rows.shape[:2]
+    return -(-num_rows * dilation * -(-num_tokens // dilation) // (2 * _BLOCK)) * 2 * _BLOCK
 
 
 def _in_line(rows: Tensor, dilation: int) -> Tensor:
@@ -161,7 +235,7 @@ def _mask_mod(
     table = torch.cat(columns)
     starts = torch.arange(len(columns), device=table.device) * len(segments)
     of_wanted_sequence, of_sequence, of_wanted, of_global = (start.clone() for start in starts)
-    half = torch.tensor(reach, device=table.device)
+    half = torch.full((), reach, device=table.device)  # not torch.tensor: that copies from the host, and waits
 
     def both_ways(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         near = (query - key).abs() <= half

@@ -84,17 +84,14 @@ def _devices() -> Iterator[tuple[str, str]]:
 
 def _try(backend: str, device: str) -> str:
     """What happens when a small model runs on a device with a backend, in a few words."""
-    import torch
-
-    from ..attention.flex import why_not
-    from ..inspection import in_short, run_small_model, why_not_forward
+    from ..inspection import in_short, reason_against_flex, run_small_model, why_not_forward
 
     if reason := why_not_forward(backend, device):
         return f"no: {reason}" + ("; sdpa does its work" if backend == "flex_attention" else "")
-    if backend == "flex_attention" and (reason := why_not(torch.zeros(1, 1, 1, 16, device=device, requires_grad=True))):
-        return f"runs forward; in training sdpa does its work: {reason}"
     try:
         run_small_model(backend, device, with_gradient=True)
     except Exception as error:
         return f"no: {in_short(error)}"
+    if backend == "flex_attention" and (reason := reason_against_flex(device, with_gradient=True)):
+        return f"runs forward; in training sdpa does its work: {reason}"
     return "runs, forward and backward"
