@@ -25,6 +25,7 @@ from longformer_plus import (
     LongformerPlusModel,
     LongformerPlusPreTrainedModel,
 )
+from longformer_plus.adapter_targets import default_targets
 
 # By the names of transformers' pipelines, where there is one: PEFT's task type, which says what of the head is trained
 # and saved beside the adapter; or, where it has none, the modules.
@@ -91,6 +92,9 @@ def adapter_config(task: str, method: type[Config], **options: Any) -> Config:
         trained = "|".join(map(re.escape, [*_TRAINED, *(options.get("modules_to_save") or [])]))
         options["exclude_modules"] = rf"(.*\.)?({trained})(\..*)?"
     config = method(task_type=_TASK_TYPES.get(task), **options)
+    if getattr(config, "target_modules", ...) is None:
+        targets = default_targets(config.peft_type.value, LongformerPlusConfig.model_type)
+        config = method(task_type=_TASK_TYPES.get(task), **{**options, **targets})
     if config.is_prompt_learning or config.peft_type == PeftType.ADAPTION_PROMPT:
         raise ValueError(
             f"{method.__name__} is not allowed: PEFT would put virtual tokens before the document, or before the keys "

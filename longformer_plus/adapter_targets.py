@@ -54,6 +54,25 @@ def remove_adapter_targets(model_type: str) -> None:
                 del table[model_type]
 
 
+def default_targets(method: str, model_type: str) -> dict[str, list[str]]:
+    """What to tell PEFT of a method's target modules where it cannot find them in its tables.
+
+    Args:
+        method: the method's name, of `peft.PeftType`.
+        model_type: one that was given to `add_adapter_targets`.
+
+    Returns:
+        `target_modules`, and for IA3 `feedforward_modules`; nothing where the type is in PEFT's tables.
+    """
+    if _MODULE in sys.modules and any(model_type in table for table in _tables(sys.modules[_MODULE]).values()):
+        return {}
+    name = method.replace("_", "")
+    targets = {"target_modules": _TARGETS.get(f"{name}_TARGET", _QUERY_AND_VALUE)}
+    if name == "IA3":
+        targets["feedforward_modules"] = _TARGETS["IA3_FEEDFORWARD"]
+    return targets
+
+
 def _fill_tables(module: ModuleType) -> None:
     for method, table in _tables(module).items():
         for model_type in _model_types:
@@ -61,9 +80,13 @@ def _fill_tables(module: ModuleType) -> None:
 
 
 def _tables(module: ModuleType) -> dict[str, dict[str, list[str]]]:
-    """By method; some start as copies of one another, but each is a table of its own."""
+    """By method; some start as copies of one another, but each is a table of its own.
+
+    They are no part of what PEFT documents. Without them, whoever adapts a model names its layers: see
+    `default_targets`.
+    """
     matches = ((_TABLE.fullmatch(name), table) for name, table in vars(module).items())
-    return {match[1]: table for match, table in matches if match}
+    return {match[1]: table for match, table in matches if match and isinstance(table, dict)}
 
 
 class _TableFinder(MetaPathFinder):

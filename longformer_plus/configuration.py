@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import LongformerConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
+from transformers.utils import CONFIG_NAME
 
 from .global_attention import check_policy
+from .remote_code import auto_map, is_own, write_fields, write_module
 
 LONGFORMER_MODEL_TYPE = LongformerConfig.model_type
 
@@ -77,6 +82,9 @@ class LongformerPlusConfig(PreTrainedConfig):
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if is_own(kwargs.get("auto_map")):
+            # For who has not imported the package, which has been done here.
+            del kwargs["auto_map"]
         super().__post_init__(**kwargs)
         self.check()
 
@@ -118,6 +126,24 @@ class LongformerPlusConfig(PreTrainedConfig):
         converted._attn_implementation = config._attn_implementation
         return converted
 
+    def to_json_file(self, json_file_path: str | os.PathLike[str], use_diff: bool = True) -> None:
+        """Write as transformers' configurations do; a checkpoint's with what `trust_remote_code=True` reads.
+
+        That is an `auto_map` in the file and, beside it, the module that this names. Models save their configuration
+        by this method, before they upload anything.
+
+        Args:
+            json_file_path: the file; that of a checkpoint is called config.json.
+            use_diff: leave out what is as in transformers' base class.
+        """
+        path = Path(json_file_path)
+        if path.name != CONFIG_NAME or self.model_type != LongformerPlusConfig.model_type:
+            super().to_json_file(json_file_path, use_diff)
+            return
+        fields = json.loads(self.to_json_string(use_diff))
+        write_module(path.parent)
+        write_fields(path, {**fields, "auto_map": {**auto_map(), **fields.get("auto_map", {})}})
+
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
         """Nothing is done: saving must not copy the files of an installed package into the checkpoint."""
@@ -144,7 +170,7 @@ class LongformerPlusConfig(PreTrainedConfig):
         return self.max_position_embeddings - self.pad_token_id - 1  # type: ignore[operator]
 
     def check(self) -> None:
-        """Raise a ValueError for the first field whose value the model cannot have."""
+        """Raise a ValueError for the first field whose value no model can have."""
         for name in _POSITIVE_INTEGERS:
             _require(_is_integer(getattr(self, name)) and getattr(self, name) > 0, self, name, "a positive int")
         for name in _PROBABILITIES:
@@ -163,11 +189,6 @@ class LongformerPlusConfig(PreTrainedConfig):
         _require(
             _is_integer(chunk) and chunk >= 0, self, "chunk_size_feed_forward", "an int not below 0 (0: one piece)"
         )
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={self.num_attention_heads}. "
-                "Choose sizes so that each head gets the same number of features."
-            )
         self._check_tokens()
         self._check_windows()
         self._check_dilations()
@@ -176,6 +197,18 @@ class LongformerPlusConfig(PreTrainedConfig):
             raise ValueError(
                 "is_decoder=True is not allowed: LongformerPlus models are encoders. Leave is_decoder out or set it to "
                 "False."
+            )
+
+    def check_for_model(self) -> None:
+        """Raise a ValueError where no model can be built: for what `check` refuses, and sizes that do not fit together.
+
+        Those are no fault of a configuration, whose fields may be set one after the other.
+        """
+        self.check()
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads={self.num_attention_heads}. "
+                "Choose sizes so that each head gets the same number of features."
             )
 
     def _check_tokens(self) -> None:

@@ -8,7 +8,6 @@ Shapes: B batch, N tokens, H heads, E hidden size, G global tokens.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
@@ -40,7 +39,6 @@ from .layers import (
 )
 from .outputs import LongformerPlusModelOutput
 from .padding import Padding
-from .remote_code import write_remote_code
 
 logger = logging.get_logger(__name__)
 
@@ -71,7 +69,7 @@ class LongformerPlusPreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
         config = LongformerPlusConfig.from_longformer(config)
-        config.check()
+        config.check_for_model()
         super().__init__(config, *args, **kwargs)
 
     def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
@@ -105,13 +103,14 @@ class LongformerPlusPreTrainedModel(PreTrainedModel):
         self._embeddings().resize_positions(new_num_position_embeddings)
         self.config.max_position_embeddings = new_num_position_embeddings
 
-    def save_pretrained(  # type: ignore[override]
-        self, save_directory: str | os.PathLike[str], is_main_process: bool = True, **kwargs: Any
-    ) -> None:
-        """Save as `PreTrainedModel.save_pretrained` does, and beside it what `trust_remote_code=True` reads."""
-        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
-        if is_main_process:
-            write_remote_code(save_directory)
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether layers compute their activations again in the backward pass.
+
+        PEFT asks by this name wherever it adapts a model. transformers' own property of that name warns its users, who
+        have not asked, to use another.
+        """
+        return any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
 
     def choose_global_attention(
         self,

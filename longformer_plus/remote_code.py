@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,25 +40,46 @@ except ImportError as error:
 '''
 
 
-def write_remote_code(folder: str | os.PathLike[str]) -> None:
-    """Write the file beside a saved model or tokenizer, and name its classes in their configurations.
+def auto_map() -> dict[str, str]:
+    """What a model's configuration file says of its classes: names in the file that `write_module` writes."""
+    return {name: f"{MODULE}.{target}" for name, target in _AUTO_CLASSES.items()}
+
+
+def is_own(auto_map: Any) -> bool:
+    """Whether an `auto_map` names classes of this package alone; from the hub each comes with its repository."""
+    return isinstance(auto_map, Mapping) and all(
+        isinstance(target, str) and target.rpartition("--")[2].startswith(f"{MODULE}.") for target in auto_map.values()
+    )
+
+
+def write_module(folder: str | os.PathLike[str]) -> None:
+    """Write the file that imports the classes from the installed package."""
+    (Path(folder) / f"{MODULE}.py").write_text(_CODE, encoding="utf-8")
+
+
+def describe_tokenizer(folder: str | os.PathLike[str]) -> None:
+    """Name the class of a saved tokenizer in its configuration, and write the file that has it.
 
     Args:
-        folder: what a LongformerPlus model or tokenizer has been saved to; left as it is where there is neither.
+        folder: what a tokenizer has been saved to; left as it is where that is no LongformerPlusTokenizer.
     """
-    model, tokenizer = Path(folder) / "config.json", Path(folder) / "tokenizer_config.json"
-    auto_maps: dict[Path, dict[str, Any]] = {}
-    if model.is_file():
-        auto_maps[model] = {name: f"{MODULE}.{target}" for name, target in _AUTO_CLASSES.items()}
-    if tokenizer.is_file() and _read(tokenizer).get("tokenizer_class") == _TOKENIZER:
-        # The pair is of a class in Python, which there is none of, and of one on the `tokenizers` library.
-        auto_maps[tokenizer] = {"AutoTokenizer": [None, f"{MODULE}.{_TOKENIZER}"]}
-    for path, auto_map in auto_maps.items():
-        text = json.dumps({**_read(path), "auto_map": auto_map}, indent=2, sort_keys=True, ensure_ascii=False)
-        path.write_text(f"{text}\n", encoding="utf-8")
-    if auto_maps:
-        (Path(folder) / f"{MODULE}.py").write_text(_CODE, encoding="utf-8")
+    path = Path(folder) / "tokenizer_config.json"
+    fields = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if fields.get("tokenizer_class") != _TOKENIZER:
+        return
+    write_module(folder)
+    # The pair is of a class in Python, which there is none of, and of one on the `tokenizers` library.
+    classes = {"AutoTokenizer": [None, f"{MODULE}.{_TOKENIZER}"]}
+    if fields.get("auto_map") != classes:
+        write_fields(path, {**fields, "auto_map": classes})
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+def write_fields(path: Path, fields: Mapping[str, Any]) -> None:
+    """Write a configuration file as transformers writes it; who reads it meanwhile finds the old one or the new one."""
+    text = json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(f"{text}\n", encoding="utf-8")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)

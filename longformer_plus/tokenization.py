@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import BatchEncoding, TokenizersBackend
 
 from .global_attention import Policy, build_global_attention_mask
-from .remote_code import write_remote_code
+from .remote_code import describe_tokenizer
 
 GLOBAL_ATTENTION_MASK = "global_attention_mask"
 
@@ -101,8 +101,14 @@ class LongformerPlusTokenizer(TokenizersBackend):
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> tuple[str, ...]:
         """Save as transformers' tokenizers do, and beside it what `trust_remote_code=True` reads."""
         saved = super().save_pretrained(save_directory, *args, **kwargs)
-        write_remote_code(save_directory)
+        # Done already where `_save_pretrained` was called.
+        describe_tokenizer(save_directory)
         return saved
+
+    def _save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> tuple[str, ...]:
+        # transformers calls it when all but the tokenizer itself is written, and before anything is uploaded.
+        describe_tokenizer(save_directory)
+        return super()._save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoTokenizer") -> None:

@@ -387,6 +387,24 @@ def test_tables_that_are_imported_later(monkeypatch: pytest.MonkeyPatch) -> None
     assert sys.meta_path == finders
 
 
+@pytest.mark.parametrize("method", ["LoraConfig", "IA3Config", "LNTuningConfig"])
+def test_layers_are_named_where_peft_has_no_tables(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def adapted() -> set[str]:
+        config = adapters.adapter_config("token-classification", getattr(peft, method))
+        model = get_peft_model(make(), config)
+        return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+    want = adapted()
+    constants = peft.utils.constants
+    for name in [name for name in vars(constants) if name.startswith("TRANSFORMERS_MODELS_TO")]:
+        monkeypatch.delattr(constants, name)
+    # Where PEFT reads them.
+    for module in [module for name, module in list(sys.modules.items()) if name.startswith("peft.tuners")]:
+        for name in [name for name in vars(module) if name.startswith("TRANSFORMERS_MODELS_TO")]:
+            monkeypatch.setattr(module, name, {})
+    assert adapted() == want
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("imports", ["import peft, longformer_plus", "import longformer_plus, peft"])
 def test_in_either_order_of_import(imports: str) -> None:

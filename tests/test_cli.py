@@ -5,11 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from longformer_plus import cli
+from longformer_plus import cli, shipped
 
 
 @pytest.mark.parametrize("given", [True, False])
-def test_quickstart_reads_a_document(given: bool, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.filterwarnings("error")
+def test_quickstart_reads_a_document(
+    given: bool, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also as the first command after installation, which makes checkpoints of the shipped adapters."""
+    if given:
+        monkeypatch.setattr(shipped, "_cache_folder", lambda task: tmp_path / task)
     document = tmp_path / "document.txt"
     document.write_text("My friend Anna lived in Paris, and her brother Peter in the house by the river. " * 20)
     assert cli.main(["quickstart", *([str(document)] if given else [])]) == 0

@@ -42,7 +42,6 @@ def test_every_field_of_longformer_with_its_default() -> None:
         ("vocab_size", 0, "positive"),
         ("vocab_size", "many", "positive"),
         ("hidden_size", -1, "positive"),
-        ("num_attention_heads", 5, "hidden_size"),
         ("num_hidden_layers", 0, "positive"),
         ("intermediate_size", None, "positive"),
         ("max_position_embeddings", True, "positive"),
@@ -75,6 +74,13 @@ def test_a_value_that_is_spoilt_later_is_found_when_a_model_is_made() -> None:
     config.attention_window = 3
     with pytest.raises(ValueError, match="attention_window=3"):
         LongformerPlusModel(config)
+
+
+def test_sizes_that_do_not_fit_together_are_refused_by_the_model_alone() -> None:
+    assert LongformerConfig(hidden_size=32).hidden_size == LongformerPlusConfig(hidden_size=32).hidden_size == 32
+    for config in (LongformerConfig(hidden_size=32), LongformerPlusConfig(hidden_size=32)):
+        with pytest.raises(ValueError, match=r"hidden_size=32 .* num_attention_heads=12\. Choose sizes"):
+            LongformerPlusModel(config)
 
 
 @pytest.mark.parametrize("window", [512, [8, 16], [6, 10]])

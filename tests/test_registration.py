@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer, pipeline
 
 import longformer_plus
-from longformer_plus import LongformerPlusTokenizer
+from longformer_plus import LongformerPlusConfig, LongformerPlusTokenizer
 
 from .cases import BACKENDS, small_config, spread
 
@@ -148,6 +148,36 @@ def test_import_alone_changes_nothing_for_longformer() -> None:
         "assert type(transformers.AutoConfig.for_model('longformer')) is transformers.LongformerConfig"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class PublicTable(dict):
+    """A table of an Auto class, as far as its methods are public."""
+
+    def register(self, key: type, value: type, exist_ok: bool = False) -> None:
+        self[key] = value
+
+
+def test_longformer_is_given_back_without_private_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, own = small_config(), transformers.LongformerForMaskedLM
+    table = PublicTable({type(config): own})
+    monkeypatch.setattr(transformers, "MODEL_FOR_MASKED_LM_MAPPING", table)
+    monkeypatch.setattr(transformers.AutoModelForMaskedLM, "_model_mapping", table)
+    longformer_plus.register_for_longformer()
+    model = transformers.AutoModelForMaskedLM.from_config(config)
+    assert type(model) is longformer_plus.LongformerPlusForMaskedLM
+    longformer_plus.unregister_for_longformer()
+    assert type(transformers.AutoModelForMaskedLM.from_config(config)) is own
+
+
+def test_models_are_registered_without_tables_of_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    auto = transformers.models.auto.modeling_auto
+    tables = [name for name in vars(auto) if name.endswith("_MAPPING_NAMES")]
+    assert len(tables) > 10
+    for name in tables:
+        monkeypatch.delattr(auto, name)
+    longformer_plus.registration.register()
+    model = transformers.AutoModelForMaskedLM.from_config(LongformerPlusConfig.from_longformer(small_config()))
+    assert type(model) is longformer_plus.LongformerPlusForMaskedLM
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer, Trainer, TrainingArguments, pipeline
 
-from longformer_plus import LongformerPlusConfig, LongformerPlusTokenizer, cli
+from longformer_plus import LongformerPlusConfig, LongformerPlusForMaskedLM, LongformerPlusTokenizer, cli
 
 pytest.importorskip("datasets")
 pytest.importorskip("evaluate")
@@ -231,6 +231,47 @@ def test_a_resumed_run_ends_as_one_left_alone(task: str, make_plan: Any, monkeyp
     assert losses(resumed) == losses(alone), "a finished run is not trained on"
     for name, value in safetensors.torch.load_file(alone / "model.safetensors").items():
         assert torch.equal(value, safetensors.torch.load_file(resumed / "model.safetensors")[name]), name
+
+
+@pytest.mark.parametrize("given", [{}, {"sparse_prediction": True}])
+def test_checkpoints_have_the_configuration_that_was_given(given: dict[str, bool], make_plan: Any) -> None:
+    output = train_in(make_plan("fill-mask", config={**model_fields(), **given}))
+    folders = [output / "checkpoint-2", output / "checkpoint-4", output]
+    assert [AutoConfig.from_pretrained(folder).sparse_prediction for folder in folders] == [bool(given)] * 3
+
+
+def test_training_computes_the_logits_of_labelled_tokens_alone(make_plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = {True: set(), False: set()}
+    forward = LongformerPlusForMaskedLM.forward
+
+    def watched(self: LongformerPlusForMaskedLM, *args: Any, **kwargs: Any) -> Any:
+        outputs = forward(self, *args, **kwargs)
+        shapes[self.training].add(outputs.logits.ndim)
+        return outputs
+
+    monkeypatch.setattr(LongformerPlusForMaskedLM, "forward", watched)
+    train(make_plan("fill-mask", max_steps=1))
+    assert shapes == {True: {2}, False: {3}}
+
+
+def test_a_run_of_a_plan_with_fewer_fields_is_resumed(make_plan: Any) -> None:
+    """As after an upgrade that added some."""
+    task = "text-classification"
+    output = train_in(make_plan(task, max_steps=2))
+    recorded = output / "training.json"
+    fields = json.loads(recorded.read_text())
+    for name in ("weight_decay", "columns", "lora_targets"):
+        del fields[name]
+    recorded.write_text(json.dumps(fields))
+    for changes, was in (
+        ({"weight_decay": 0.5}, r"weight_decay: it was 0\.01, not 0\.5"),
+        ({"seed": 3}, "seed: it was 0"),
+    ):
+        with pytest.raises(ValueError, match=f"holds a run with another {was}"):
+            train(make_plan(task, max_steps=2, resume=True, **changes))
+    before = losses(output)
+    train(make_plan(task, max_steps=2, resume=True))
+    assert losses(output) == before
 
 
 def test_checkpoints_that_were_cut_off_are_passed_over(tmp_path: Path) -> None:
