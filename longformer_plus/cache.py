@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
@@ -19,23 +20,41 @@ from .configuration import LongformerPlusConfig
 class RollingLayer(CacheLayerMixin):
     """What one layer keeps: keys and values of the global tokens and of the last R others.
 
+    While it records the past, as transformers' `DynamicSlidingWindowLayer` does, it keeps one row more for each token
+    since the last `crop`, at most `max_crop`, so that these tokens can be taken back.
+
     Args:
         reach: R, how many tokens back its windows reach.
+        max_crop: how many of the last tokens can be taken back at most.
     """
 
     supports_early_init = False
+    is_croppable = True
 
-    def __init__(self, reach: int) -> None:
+    def __init__(self, reach: int, max_crop: int) -> None:
         super().__init__()
         self.reach = reach
+        self.max_crop = max_crop
+        self.record_past = False
         self.reset()
 
     def reset(self) -> None:
         """Forget everything."""
         self.num_tokens = 0
         self.num_global = 0
-        self.keys, self.values = None, None
-        self._is_key: Tensor | None = None
+        self.num_recorded = 0
+        self.keys, self.values = None, None  # (B, R + recorded, H, D)
+        self._is_key: Tensor | None = None  # (B, R + recorded)
+        # Keys and values of the global tokens (B, G, H, D), which of them are no fillers and their places (B, G).
+        self._global: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+
+    def activate_past_recording(self) -> None:
+        """Keep, from now on, what `crop` needs."""
+        self.record_past = True
+
+    def recorded_after(self, num_new: int) -> int:
+        """How many tokens can be taken back after `num_new` more."""
+        return min(self.num_recorded + num_new, self.max_crop) if self.record_past else 0
 
     def update(  # type: ignore[override]
         self, key_states: Tensor, value_states: Tensor, pattern: AttentionPattern
@@ -47,40 +66,74 @@ class RollingLayer(CacheLayerMixin):
             pattern: that of the forward. Only the first one may have global tokens.
 
         Returns:
-            Keys and values (B, G + R + N, H, D) of the global tokens, of those kept before and of the new ones, and
-            which of them may be attended to, (B, G + R + N) bool; see `attention.continued_local_rows`.
+            Keys and values (B, G + R + N, H, D) of the global tokens, of those kept before (R or more) and of the new
+            ones, and which of them may be attended to, (B, G + R + N) bool; see `attention.continued_local_rows`. Of
+            the first forward the new ones only.
         """
-        is_key = pattern.local_key_segments() >= 0
+        new = (key_states, value_states, pattern.local_key_segments() >= 0)
+        num_new = key_states.shape[1]
+        recorded = self.recorded_after(num_new)
         if self.keys is None or self.values is None or self._is_key is None:
-            before = self._start(key_states, value_states, is_key, pattern)
+            self._keep_global(key_states, value_states, pattern)
+            reached = new
+            reached = new
+            self.keys, self.values, self._is_key = (_last_rows(rows, self.reach + recorded) for rows in new)
         else:
-            before = (self.keys, self.values, self._is_key)
-        new = (key_states, value_states, is_key)
-        reached = tuple(torch.cat(pair, dim=1) for pair in zip(before, new, strict=True))
-        recent = slice(reached[0].shape[1] - self.reach, None)
-        # Copies: a part of a tensor holds all of its memory.
-        self.keys, self.values, self._is_key = (
-            torch.cat([rows[:, : self.num_global], rows[:, recent]], dim=1) for rows in reached
-        )
-        self.num_tokens += key_states.shape[1]
-        return reached  # type: ignore[return-value]
+            parts = [(self.keys, self.values, self._is_key), new]
+            if self._global is not None:
+                parts.insert(0, self._global[:3])
+            reached = tuple(torch.cat(rows, dim=1) for rows in zip(*parts, strict=True))
+            # A view is free, but it holds the memory of all rows: take one only where there are few others.
+            others = reached[0].shape[1] - self.reach - recorded
+            last = (rows[:, others:] if others <= self.num_global + 1 else rows[:, others:].clone() for rows in reached)
+            self.keys, self.values, self._is_key = last
+        self.num_recorded = recorded
+        self.num_tokens += num_new
+        return reached
 
-    def _start(
-        self, keys: Tensor, values: Tensor, is_key: Tensor, pattern: AttentionPattern
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """What stands before the first tokens: the global ones among them, then R that nothing attends to."""
+    def _keep_global(self, keys: Tensor, values: Tensor, pattern: AttentionPattern) -> None:
+        """Keep the global tokens of the first forward."""
         self.num_global = pattern.num_global
-        nothing = (keys.new_zeros(keys.shape[0], self.reach, *keys.shape[2:]), is_key.new_zeros(len(keys), self.reach))
-        if pattern.global_segments is None:
-            return nothing[0], nothing[0], nothing[1]
-        global_keys, global_values = (
-            pattern.take_global(rows.flatten(2)).unflatten(2, rows.shape[2:]) for rows in (keys, values)
+        if pattern.global_segments is not None and pattern.global_index is not None:
+            columns = (pattern.take_global(rows.flatten(2)).unflatten(2, rows.shape[2:]) for rows in (keys, values))
+            self._global = (*columns, pattern.global_segments >= 0, pattern.global_index)  # type: ignore[assignment]
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Take the last tokens back, and forget what was recorded of those before.
+
+        Args:
+            tokens_to_remove: minus their number, or 0.
+
+        Raises:
+            ValueError: it is above 0, or there are more of them than were recorded.
+        """
+        removed = -int(tokens_to_remove)
+        if removed < 0:
+            raise ValueError(
+                f"crop({-removed}) is not allowed: give minus the number of tokens that are to be taken back, such as "
+                "crop(-1)."
+            )
+        if removed > self.num_recorded:
+            raise ValueError(
+                f"The last {removed} tokens cannot be taken back, only {self.num_recorded}: a rolling cache forgets "
+                "what its windows no longer reach. Call activate_past_recording() before the forwards that are to be "
+                f"taken back: then those since the last crop can, up to max_crop={self.max_crop} of "
+                "LongformerPlusCache. In assisted generation, let the assistant guess fewer tokens at once."
+            )
+        if self.keys is None or self.values is None or self._is_key is None:
+            return
+        if removed == self.num_tokens:
+            self.reset()
+            return
+        stop = self.keys.shape[1] - removed
+        self.keys, self.values, self._is_key = (
+            rows[:, stop - self.reach : stop] for rows in (self.keys, self.values, self._is_key)
         )
-        return (
-            torch.cat([global_keys, nothing[0]], dim=1),
-            torch.cat([global_values, nothing[0]], dim=1),
-            torch.cat([pattern.global_segments >= 0, nothing[1]], dim=1),
-        )
+        self.num_tokens -= removed
+        self.num_recorded = 0
+        if removed and self._global is not None:
+            keys, values, is_key, places = self._global
+            self._global = (keys, values, is_key & (places < self.num_tokens), places)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing: the first `update` makes the tensors."""
@@ -112,6 +165,16 @@ class RollingLayer(CacheLayerMixin):
     def _each(self, change: Callable[[Tensor], Tensor]) -> None:
         if self.keys is not None and self.values is not None and self._is_key is not None:
             self.keys, self.values, self._is_key = change(self.keys), change(self.values), change(self._is_key)
+        if self._global is not None:
+            keys, values, is_key, places = self._global
+            self._global = (change(keys), change(values), change(is_key), change(places))
+
+
+def _last_rows(rows: Tensor, num_rows: int) -> Tensor:
+    """(B, N, ...) -> (B, num_rows, ...), a copy of the last, with fillers of zeros before them where they are fewer."""
+    last = rows[:, -num_rows:]
+    # Of no rows too, `pad` makes a copy.
+    return F.pad(last, (0, 0) * (rows.dim() - 2) + (num_rows - last.shape[1], 0))
 
 
 class LongformerPlusCache(Cache):
@@ -119,6 +182,8 @@ class LongformerPlusCache(Cache):
 
     Args:
         config: the model's.
+        max_crop: how many of the last tokens `crop` can take back at most, after `activate_past_recording`; assisted
+            generation calls both.
 
     Raises:
         ValueError: the model is not causal.
@@ -126,14 +191,15 @@ class LongformerPlusCache(Cache):
 
     layers: list[RollingLayer]  # type: ignore[assignment]
 
-    def __init__(self, config: LongformerPlusConfig) -> None:
+    def __init__(self, config: LongformerPlusConfig, max_crop: int = 256) -> None:
         if not config.is_causal:
             raise ValueError(
                 "is_causal=False goes with no cache: later tokens would change what earlier ones see. Set "
                 "config.is_causal=True, or load a LongformerPlusForCausalLM."
             )
         reaches = [window // 2 * max(steps) for window, steps in zip(config.windows, config.dilations, strict=True)]
-        super().__init__(layers=[RollingLayer(reach) for reach in reaches])
+        super().__init__(layers=[RollingLayer(reach, max_crop) for reach in reaches])
+        # (B, 1 + recorded) or (1, ...), the highest position id up to each of the last tokens.
         self._positions: Tensor | None = None
 
     @property
@@ -150,13 +216,20 @@ class LongformerPlusCache(Cache):
         """
         if self._positions is None:
             return counted
-        return torch.where(counted < first, counted, counted + self._positions + 1 - first)
+        return torch.where(counted < first, counted, counted + self._positions[:, -1:] + 1 - first)
 
     def advance(self, position_ids: Tensor) -> None:
         """Note the (B, N) or (1, N) position ids of a forward."""
-        last = position_ids.amax(dim=1, keepdim=True)
         # A row may have got nothing but padding.
-        self._positions = last if self._positions is None else torch.maximum(self._positions, last)
+        if recorded := self.layers[0].recorded_after(position_ids.shape[1]):
+            if self._positions is not None:
+                num_rows = max(len(position_ids), len(self._positions))
+                both = (rows.expand(num_rows, -1) for rows in (self._positions, position_ids))
+                position_ids = torch.cat(list(both), dim=1)
+            self._positions = position_ids.cummax(dim=1).values[:, -1 - recorded :].clone()
+            return
+        last = position_ids.amax(dim=1, keepdim=True)
+        self._positions = last if self._positions is None else torch.maximum(self._positions[:, -1:], last)
 
     def reset(self) -> None:
         """Forget everything."""
@@ -182,11 +255,15 @@ class LongformerPlusCache(Cache):
             self._positions = change(self._positions)
 
     def crop(self, tokens_to_remove: int) -> None:
-        """
+        """Take the last tokens back, and forget what was recorded of those before.
+
+        Args:
+            tokens_to_remove: minus their number, or 0.
+
         Raises:
-            ValueError: always. Assisted generation, which takes tokens back, needs a cache that forgets nothing.
+            ValueError: it is above 0, or there are more of them than were recorded.
         """
-        raise ValueError(
-            "A rolling cache cannot be shortened: what the window no longer reaches is forgotten. Generate without an "
-            "assistant model, or with use_cache=False."
-        )
+        super().crop(tokens_to_remove)
+        if self._positions is not None:
+            kept = self._positions[:, : self._positions.shape[1] + int(tokens_to_remove)]
+            self._positions = kept[:, -1:].clone() if kept.shape[1] else None

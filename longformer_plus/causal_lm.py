@@ -5,6 +5,7 @@ Shapes: B batch, N tokens, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import copy
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import can_return_tuple
 
 from .cache import LongformerPlusCache
 from .configuration import LongformerPlusConfig
@@ -109,65 +110,113 @@ class LongformerPlusForCausalLM(LongformerPlusLanguageModel, GenerationMixin):
             loss=loss, logits=logits, past_key_values=outputs.past_key_values, **extras(outputs)
         )
 
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Generate as transformers' `GenerationMixin.generate` does, with a rolling cache.
+
+        Args:
+            inputs: (B, N) token ids of the prompt; also as `input_ids`, or as `inputs_embeds` (B, N, E).
+            generation_config, args: as there.
+            kwargs: as there. Among them `global_attention_mask` (B, N) of the prompt; by default
+                `config.global_attention` chooses among its tokens, not among those generated.
+
+        Raises:
+            ValueError: another kind of cache is asked for, or global tokens stand where they cannot: after the first
+                chunk of a prompt, or in what continues a cached document.
+        """
+
+        def setting(name: str) -> Any:
+            places = (
+                kwargs.get(name),
+                *(getattr(each, name, None) for each in (generation_config, self.generation_config)),
+            )
+            return next((value for value in places if value is not None), None)
+
+        if (implementation := setting("cache_implementation")) is not None:
+            raise ValueError(
+                f"cache_implementation={implementation!r} is not allowed: LongformerPlus generates with a rolling "
+                "cache of its own. Leave it out."
+            )
+        is_assistant = getattr(generation_config, "is_assistant", False)
+        embeds = kwargs.get("inputs_embeds")
+        if kwargs.get("past_key_values") is None and (setting("use_cache") is not False or embeds is not None):
+            kwargs["past_key_values"] = LongformerPlusCache(self.config)
+            if is_assistant:
+                kwargs["past_key_values"].activate_past_recording()
+        if kwargs.get("position_ids") is not None and not is_assistant:
+            kwargs["position_ids"] = kwargs["position_ids"] - self._first_position
+        ids = kwargs.get("input_ids") if inputs is None else inputs
+        self._choose_global_tokens(ids, embeds, kwargs)
+        _check_global_tokens(kwargs, setting("prefill_chunk_size"))
+        return super().generate(inputs, generation_config, *args, **kwargs)  # type: ignore[misc]
+
+    def _choose_global_tokens(self, ids: Tensor | None, embeds: Tensor | None, kwargs: dict[str, Any]) -> None:
+        """Put the global attention mask of the prompt into the arguments of `generate`, where none is given.
+
+        Chosen once: in what is generated a policy would find others.
+        """
+        cache = kwargs.get("past_key_values")
+        if kwargs.get("global_attention_mask") is not None or (cache is not None and cache.get_seq_length()):
+            return
+        mask = kwargs.get("attention_mask")
+        if mask is None and ids is not None:
+            mask = ids != self.config.pad_token_id
+        if (chosen := self.choose_global_attention(ids if embeds is None else None, embeds, mask)) is not None:
+            kwargs["global_attention_mask"] = chosen
+
+    @property
+    def _first_position(self) -> int:
+        """The position id of a document's first token; `generate` counts from 0."""
+        return self.config.pad_token_id + 1  # type: ignore[operator]
+
     def prepare_inputs_for_generation(  # type: ignore[override]
         self, input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """What `generate` calls `forward` with: transformers' choice, and the new tokens' part of the global mask."""
+        """What `generate` calls `forward` with: transformers' choice, with positions counted as the model counts them
+        and the new tokens' part of the prompt's global mask."""
         inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]
             input_ids,  # type: ignore[arg-type]
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        if (mask := inputs.get("global_attention_mask")) is not None:
+        if (position_ids := inputs.get("position_ids")) is not None:
+            inputs["position_ids"] = position_ids + self._first_position
+        if (mask := inputs.pop("global_attention_mask", None)) is not None:
             cache = inputs.get("past_key_values")
             first = 0 if cache is None else cache.get_seq_length()
             tokens = inputs["inputs_embeds"] if inputs.get("input_ids") is None else inputs["input_ids"]
-            inputs["global_attention_mask"] = mask[:, first : first + tokens.shape[1]]
+            if first < mask.shape[1]:
+                after = max(first + tokens.shape[1] - mask.shape[1], 0)
+                inputs["global_attention_mask"] = F.pad(mask, (0, after))[:, first : first + tokens.shape[1]]
         return inputs
 
-    def _prepare_cache_for_generation(  # type: ignore[override]
-        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any
-    ) -> None:
-        implementation = generation_config.cache_implementation
-        if implementation is not None:
-            raise ValueError(
-                f"cache_implementation={implementation!r} is not allowed: LongformerPlus generates with a rolling "
-                "cache of its own. Leave it out."
-            )
-        if generation_config.use_cache is not False and model_kwargs.get("past_key_values") is None:
-            model_kwargs["past_key_values"] = LongformerPlusCache(self.config)
 
-    def _prepare_position_ids_for_generation(self, inputs_tensor: Tensor, model_kwargs: dict[str, Any]) -> Tensor:
-        # There they count from 0.
-        return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs) + self.config.pad_token_id + 1
-
-    def _expand_inputs_for_generation(  # type: ignore[override]
-        self,
-        expand_size: int = 1,
-        is_encoder_decoder: bool = False,
-        input_ids: Tensor | None = None,
-        **model_kwargs: Any,
-    ) -> tuple[Tensor, dict[str, Any]]:
-        # A policy chooses among the tokens of the prompt, once: it would find others in what is generated.
-        cache = model_kwargs.get("past_key_values")
-        if model_kwargs.get("global_attention_mask") is None and (cache is None or not cache.get_seq_length()):
-            model_kwargs["global_attention_mask"] = self.choose_global_attention(
-                input_ids, model_kwargs.get("inputs_embeds"), model_kwargs.get("attention_mask")
-            )
-        return super()._expand_inputs_for_generation(  # type: ignore[misc]
-            expand_size,
-            is_encoder_decoder,
-            input_ids,  # type: ignore[arg-type]
-            **model_kwargs,
+def _check_global_tokens(kwargs: Mapping[str, Any], chunk: int | None) -> None:
+    """Raise a ValueError if tokens of a prompt are global that its first forward does not see."""
+    mask, cache = kwargs.get("global_attention_mask"), kwargs.get("past_key_values")
+    if mask is None or cache is None:
+        return
+    before = cache.get_seq_length()
+    if before:
+        where, remedy = "after those of past_key_values", "Leave them out, or generate from the whole text anew"
+        late = mask[:, before:]
+    elif chunk is not None:
+        where = f"after the first {chunk}, prefill_chunk_size"
+        remedy = "Leave prefill_chunk_size out, or raise it until the first chunk has all of them"
+        late = mask[:, chunk:]
+    else:
+        return
+    if late.any():
+        raise ValueError(
+            f"global_attention_mask has global tokens {where}. A global token looks at all tokens before it, of which "
+            f"a rolling cache keeps those that the window reaches. {remedy}."
         )
-
-    def _update_model_kwargs_for_generation(
-        self, outputs: ModelOutput, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> dict[str, Any]:
-        model_kwargs = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kwargs)
-        if (mask := model_kwargs.get("global_attention_mask")) is not None:
-            model_kwargs["global_attention_mask"] = F.pad(mask, (0, kwargs.get("num_new_tokens", 1)))
-        return model_kwargs
 
 
 def next_tokens(labels: Tensor, attention_mask: Tensor | None, document_ids: Tensor | None) -> Tensor:

@@ -157,7 +157,12 @@ class LongformerPlusSelfAttention(nn.Module):
             reached = cache.update(key, value, pattern)
             if continues:
                 key, value, is_key = reached
-                local_rows = partial(continued_local_rows, is_key=is_key, num_global=cache.num_global)
+                local_rows = partial(
+                    continued_local_rows,
+                    is_key=is_key,
+                    num_global=cache.num_global,
+                    need_probabilities=output_attentions,
+                )
         context, probabilities = self._by_dilation(local_rows, query, key, value, dropout)
         context, global_probabilities = context.flatten(2), None
         if pattern.num_global:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, DynamicCache, LongformerForMaskedLM, pipeline
+from transformers import AutoModelForCausalLM, DynamicCache, GenerationMixin, LongformerForMaskedLM, pipeline
 
 import longformer_plus
 from longformer_plus import (
@@ -143,12 +143,16 @@ def test_the_cache_does_not_grow() -> None:
     def sizes() -> list[int]:
         return [tensor.untyped_storage().nbytes() for layer in cache.layers for tensor in (layer.keys, layer.values)]
 
+    assert [layer.keys.shape[1] for layer in cache.layers] == [4, 6 * 3]
+    model(prompt(1, 1), past_key_values=cache, use_cache=True)
     before = sizes()
-    assert [layer.keys.shape[1] for layer in cache.layers] == [4 + 4, 4 + 6 * 3]
     for token in range(100):
         model(prompt(1, 1, seed=token), past_key_values=cache, use_cache=True)
-    assert cache.get_seq_length() == 150
+    assert cache.get_seq_length() == 151
     assert sizes() == before
+    # A long forward leaves nothing of itself behind either.
+    model(prompt(1, 500), past_key_values=cache, use_cache=True)
+    assert max(sizes()) <= max(before)
 
 
 def test_a_prompt_in_chunks_and_a_second_turn() -> None:
@@ -267,6 +271,26 @@ def test_gradient_checkpointing_goes_without_a_cache(warnings_of_transformers: p
     assert "goes with no cache" in warnings_of_transformers.text
 
 
+def test_generation_overrides_nothing_private_of_transformers() -> None:
+    own = [name for name in vars(LongformerPlusForCausalLM) if name.startswith("_") and not name.startswith("__")]
+    assert not [name for name in own if hasattr(GenerationMixin, name)]
+
+
+def test_positions_of_a_prompt_can_be_given() -> None:
+    model = causal_model()
+    ids = prompt(1, 12)
+    positions = torch.arange(5, 5 + 12)[None]
+    expected = ids
+    for step in range(6):
+        logits = model(expected, position_ids=torch.arange(5, 5 + 12 + step)[None]).logits
+        expected = torch.cat([expected, logits[:, -1:].argmax(-1)], dim=1)
+    for use_cache in (True, False):
+        generated = model.generate(
+            ids, position_ids=positions, max_new_tokens=6, eos_token_id=None, use_cache=use_cache
+        )
+        assert torch.equal(generated, expected)
+
+
 class TestErrors:
     def test_another_models_cache(self) -> None:
         with pytest.raises(TypeError, match="DynamicCache is not allowed: pass a LongformerPlusCache"):
@@ -304,9 +328,31 @@ class TestErrors:
         with pytest.raises(ValueError, match="cache_implementation='static' is not allowed"):
             causal_model().generate(prompt(1, 5), max_new_tokens=3, cache_implementation="static")
 
-    def test_an_assistant(self) -> None:
-        with pytest.raises(ValueError, match="rolling cache cannot be shortened"):
-            causal_model().generate(prompt(1, 5), max_new_tokens=9, assistant_model=causal_model(), eos_token_id=None)
+    def test_global_tokens_that_generation_cannot_see(self) -> None:
+        model = causal_model()
+        ids, mask = prompt(1, 20), torch.zeros(1, 20)
+        mask[0, 15] = 1
+        with pytest.raises(ValueError, match="after the first 16, prefill_chunk_size.*raise it"):
+            model.generate(ids, global_attention_mask=mask, prefill_chunk_size=16, max_new_tokens=3)
+        cache = model(ids[:, :10], use_cache=True).past_key_values
+        with pytest.raises(ValueError, match="after those of past_key_values.*Leave them out"):
+            model.generate(ids, global_attention_mask=mask, past_key_values=cache, max_new_tokens=3)
+
+    def test_taking_back_more_than_was_recorded(self) -> None:
+        model = causal_model()
+        cache = model(prompt(1, 9), use_cache=True).past_key_values
+        cache.crop(0)
+        with pytest.raises(ValueError, match="The last 1 tokens cannot be taken back, only 0"):
+            cache.crop(-1)
+        with pytest.raises(ValueError, match=r"crop\(4\) is not allowed: give minus the number"):
+            cache.crop(4)
+        cache = LongformerPlusCache(model.config, max_crop=5)
+        cache.activate_past_recording()
+        model(prompt(1, 9), past_key_values=cache)
+        with pytest.raises(ValueError, match="The last 6 tokens cannot be taken back, only 5.*max_crop=5"):
+            cache.crop(-6)
+        cache.crop(-5)
+        assert cache.get_seq_length() == 4
 
     def test_labels_with_few_logits(self) -> None:
         with pytest.raises(ValueError, match="labels need the logits of all tokens"):

@@ -1,18 +1,24 @@
 """Local rows of tokens that continue a causal document, of which only what the window still reaches is kept.
 
+Nothing is read from the device, and what is built on the way is as large as a block of queries, whatever the number of
+new tokens.
+
 Shapes: B batch, n new tokens, R tokens kept of those before, H heads, D head size, G global tokens, W window, d
-dilation.
+dilation, q queries of a block, k keys of its window: q + W / 2.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .blocks import skew, softmax
+from .blocks import additive, skew, softmax
 
-_BLOCK = 64
+# By times of 8192 new tokens with a window of 512 on 2 cores.
+_BLOCK = 128
 
 
 def continued_local_rows(
@@ -24,7 +30,8 @@ def continued_local_rows(
     window: int,
     dilation: int = 1,
     dropout: float = 0.0,
-) -> tuple[Tensor, Tensor]:
+    need_probabilities: bool = False,
+) -> tuple[Tensor, Tensor | None]:
     """Each new token attends to itself, to the window before it and to the global tokens.
 
     Args:
@@ -36,40 +43,98 @@ def continued_local_rows(
         window: W, the total width, in steps of the dilation.
         dilation: d, the step between the keys of the window.
         dropout: probability of dropping an attention weight.
+        need_probabilities: return the probabilities.
 
     Returns:
         The context (B, n, H, D), and the probabilities (B, H, n, G + W + 1) in the layout of
-        `eager.eager_local_rows`; what stands there for padding is not defined.
+        `eager.eager_local_rows`, or None; what stands there for padding is not defined.
     """
     half, num_new = window // 2, query.shape[1]
     first = key.shape[1] - num_new - half * dilation  # the first key that the first new token reaches
-    context = torch.empty_like(query)
-    probabilities = query.new_empty(query.shape[0], query.shape[2], num_new, num_global + window + 1)
-    # Tokens of the same place modulo d see only one another, and each the W / 2 before it.
-    for residue in range(min(dilation, num_new)):
-        places = torch.arange(residue, num_new, dilation, device=query.device)
-        for queries in places.split(_BLOCK):
-            start = first + int(queries[0])
-            stop = first + int(queries[-1]) + half * dilation + 1
-            columns = torch.cat(
-                [
-                    torch.arange(num_global, device=query.device),
-                    torch.arange(start, stop, dilation, device=query.device),
-                ]
-            )
-            weights = _weights(query[:, queries], key[:, columns], is_key[:, columns], num_global, half)
-            band = F.pad(skew(weights[..., num_global:], half + 1), (0, half))
-            probabilities[:, :, queries] = torch.cat([weights[..., :num_global], band], dim=-1)
-            weights = F.dropout(weights, dropout)
-            context[:, queries] = torch.einsum("bhqk,bkhd->bqhd", weights, value[:, columns])
+    blocks = _blocks(num_new, first, half, dilation)
+    if num_new == 1:
+        # A step of decoding: everything in the window is seen.
+        (_, keys), in_band = next(blocks), None
+        return _attend(query, key, value, is_key, num_global, keys, in_band, half, dropout, need_probabilities)
+
+    context, probabilities = torch.empty_like(query), None
+    if need_probabilities:
+        probabilities = query.new_empty(query.shape[0], query.shape[2], num_new, num_global + window + 1)
+    band = _in_band(min(_BLOCK, -(-num_new // dilation)), half, query.device)
+    for queries, keys in blocks:
+        rows = query[:, queries]
+        in_band = band[: rows.shape[1], : rows.shape[1] + half]
+        mixed, in_columns = _attend(
+            rows, key, value, is_key, num_global, keys, in_band, half, dropout, need_probabilities
+        )
+        context[:, queries] = mixed
+        if probabilities is not None and in_columns is not None:
+            probabilities[:, :, queries] = in_columns
     return context, probabilities
 
 
-def _weights(query: Tensor, key: Tensor, is_key: Tensor, num_global: int, half: int) -> Tensor:
-    """(B, q, H, D), (B, G + q + W / 2, H, D) -> (B, H, q, G + q + W / 2): query i sees all G, and i to i + W / 2."""
-    size = query.shape[1]
-    offset = torch.arange(size + half, device=query.device) - torch.arange(size, device=query.device)[:, None]
-    in_band = F.pad((offset >= 0) & (offset <= half), (num_global, 0), value=True)
+def _blocks(num_new: int, first: int, half: int, dilation: int) -> Iterator[tuple[slice, slice]]:
+    """The places of each block's queries among the n new tokens, and of the keys that its window holds.
+
+    Tokens of the same place modulo d see only one another, and each the W / 2 before it.
+    """
+    for residue in range(min(dilation, num_new)):
+        for start in range(residue, num_new, _BLOCK * dilation):
+            stop = min(start + _BLOCK * dilation, num_new)
+            last = range(start, stop, dilation)[-1]
+            yield slice(start, stop, dilation), slice(first + start, first + last + half * dilation + 1, dilation)
+
+
+def _columns(rows: Tensor, num_global: int, keys: slice) -> Tensor:
+    """(B, G + R + n, ...) -> (B, G + k, ...), the global tokens and these keys; a view where they are a slice."""
+    if not num_global:
+        return rows[:, keys]
+    if keys.start == num_global and keys.step == 1:
+        return rows[:, : keys.stop]
+    return torch.cat([rows[:, :num_global], rows[:, keys]], dim=1)
+
+
+def _in_band(size: int, half: int, device: torch.device) -> Tensor:
+    """(q, k) bool, whether query i sees key j: those from i to i + W / 2."""
+    offset = torch.arange(size + half, device=device) - torch.arange(size, device=device)[:, None]
+    return (offset >= 0) & (offset <= half)
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    is_key: Tensor,
+    num_global: int,
+    keys: slice,
+    in_band: Tensor | None,
+    half: int,
+    dropout: float,
+    need_probabilities: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """One block: (B, q, H, D) -> (B, q, H, D), and (B, H, q, G + W + 1) if needed.
+
+    Args:
+        keys: those of its window.
+        in_band: (q, k) bool, whether a query reaches each of them; None for all.
+        half: W / 2.
+        query, key, value, is_key, num_global, dropout, need_probabilities: as of `continued_local_rows`.
+    """
+    key, value, is_key = (_columns(rows, num_global, keys) for rows in (key, value, is_key))
+    allowed = is_key[:, None, None]  # (B, 1, 1 or q, G + k)
+    if in_band is not None:
+        allowed = allowed & F.pad(in_band, (num_global, 0), value=True)
+    if not need_probabilities:
+        context = F.scaled_dot_product_attention(
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            attn_mask=additive(allowed, query.dtype),
+            dropout_p=dropout,
+        )
+        return context.transpose(1, 2), None
     scores = torch.einsum("bqhd,bkhd->bhqk", query, key) * query.shape[-1] ** -0.5
-    allowed = in_band & is_key[:, None, None, :]
-    return softmax(scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)).to(query.dtype)
+    weights = softmax(scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)).to(query.dtype)
+    window = F.pad(skew(weights[..., num_global:], half + 1), (0, half))
+    context = torch.einsum("bhqk,bkhd->bqhd", F.dropout(weights, dropout), value)
+    return context, torch.cat([weights[..., :num_global], window], dim=-1)
