@@ -93,7 +93,7 @@ def adapter_config(task: str, method: type[Config], **options: Any) -> Config:
         options["exclude_modules"] = rf"(.*\.)?({trained})(\..*)?"
     config = method(task_type=_TASK_TYPES.get(task), **options)
     if getattr(config, "target_modules", ...) is None:
-        targets = default_targets(config.peft_type.value, LongformerPlusConfig.model_type)
+        targets = default_targets(PeftType(config.peft_type).value, LongformerPlusConfig.model_type)
         config = method(task_type=_TASK_TYPES.get(task), **{**options, **targets})
     if config.is_prompt_learning or config.peft_type == PeftType.ADAPTION_PROMPT:
         raise ValueError(

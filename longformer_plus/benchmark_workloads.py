@@ -23,8 +23,8 @@ from transformers import (
     RobertaModel,
 )
 
-from .ops import apply_linear
 from .modeling import LongformerPlusModel
+from .ops import apply_linear
 
 WORK = ("forward", "training")
 DTYPES = ("float32", "bfloat16", "float16")

@@ -50,7 +50,13 @@ def test_a_backend_that_cannot_be_compiled_is_told_by_its_reason(monkeypatch: py
 
     assert why_not_forward("sdpa") is None
     assert "no_such" in str(why_not_forward("no_such"))
-    monkeypatch.setitem(flex._failures, ("cpu", torch.float32), "it does not compile here (no compiler)")
+    from torch._dynamo.exc import TorchDynamoException
+
+    def uncompilable(*rows: object) -> None:
+        raise TorchDynamoException("no compiler")
+
+    monkeypatch.setattr(flex, "_kernels", {})
+    monkeypatch.setattr(torch, "compile", lambda function, **options: uncompilable)
     assert why_not_forward("flex_attention") == "it does not compile here (no compiler)"
 
 
