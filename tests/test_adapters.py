@@ -203,6 +203,43 @@ def test_adapters_get_a_gradient_where_no_token_is_global(method: str) -> None:
     assert not [name for name, each in model.named_parameters() if each.requires_grad and each.grad is None]
 
 
+@pytest.mark.parametrize("method", ["LoraConfig", "IA3Config"])
+def test_adapters_get_a_gradient_in_evaluation_mode(method: str) -> None:
+    model = get_peft_model(make(), config_for(method, task_type="TOKEN_CLS")).eval()
+    model(input_ids=IDS, labels=IDS % 2).loss.backward()
+    assert not [name for name, each in model.named_parameters() if each.requires_grad and each.grad is None]
+
+
+EMBEDDINGS: dict[str, dict[str, Any]] = {
+    "LoraConfig, on embeddings": {"target_modules": ["query", "word_embeddings"], "init_lora_weights": False},
+    "LoraConfig, on tokens": {"target_modules": ["query"], "trainable_token_indices": [5, 9]},
+    "TrainableTokensConfig": {"target_modules": ["word_embeddings"], "token_indices": [5, 9]},
+}
+
+
+@pytest.mark.parametrize("head", ["ForTokenClassification", "ForMaskedLM"])
+@pytest.mark.parametrize("method", EMBEDDINGS)
+@pytest.mark.filterwarnings("ignore:.*tie_word_embeddings.*:UserWarning")
+def test_adapters_on_word_embeddings(method: str, head: str) -> None:
+    """Trained, merged and checked for ids as the plain ones are; of masked language models they are the decoder too."""
+    model = make(head)
+    with torch.no_grad():
+        before = model(**BATCH).logits
+    model = get_peft_model(model, getattr(peft, method.partition(",")[0])(**EMBEDDINGS[method])).eval()
+    perturb(model)
+    adapted = model(**BATCH)
+    assert moved(adapted.logits, before)
+    adapted.logits.square().sum().backward()
+    trained = {name: each.grad for name, each in model.named_parameters() if each.requires_grad}
+    of_embeddings = [gradient for name, gradient in trained.items() if "word_embeddings" in name]
+    assert of_embeddings
+    assert all(gradient is not None and gradient.any() for gradient in of_embeddings)
+    with pytest.raises(ValueError, match="60 rows"):
+        model(input_ids=IDS + 40)
+    with torch.no_grad():
+        assert_close(model.merge_and_unload()(**BATCH).logits, adapted.logits)
+
+
 def test_an_adapter_for_each_row() -> None:
     """Rows are not put into one, which would give all of them the first one's adapter."""
     model = get_peft_model(make(unpad_inputs=True), LoraConfig(task_type="TOKEN_CLS", r=2)).eval()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import DataCollatorWithFlattening
+from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments
 
 import longformer_plus
 from longformer_plus import LongformerPlusConfig, LongformerPlusModel
@@ -151,3 +153,47 @@ def test_documents_that_are_not_side_by_side() -> None:
     with pytest.raises(ValueError, match="document_ids of dtype"):
         model(ids, document_ids=torch.zeros(1, 6))
     assert isinstance(model, LongformerPlusModel)
+
+
+HEADS = ("MaskedLM", "CausalLM", "TokenClassification", "SequenceClassification", "QuestionAnswering", "MultipleChoice")
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_names_what_a_trainer_may_give_it(head: str) -> None:
+    """Trainer drops the columns that `forward` does not name."""
+    names = set(inspect.signature(getattr(longformer_plus, f"LongformerPlusFor{head}").forward).parameters)
+    assert {
+        "document_ids",
+        "max_global_tokens",
+        "labels" if head != "QuestionAnswering" else "start_positions",
+    } <= names
+
+
+@pytest.mark.parametrize("head", ["MaskedLM", "CausalLM", "TokenClassification", "QuestionAnswering"])
+def test_a_plain_trainer_keeps_documents_apart(head: str, tmp_path: Path) -> None:
+    """The loss of its one step is that of the same batch given to the model."""
+    model = make(head=f"For{head}").train()
+    batch = {name: rows for name, rows in packed(documents()).items() if name != "global_attention_mask"}
+    if head == "QuestionAnswering":
+        labels = {"start_positions": torch.tensor([3, 30]), "end_positions": torch.tensor([5, 33])}
+    else:
+        labels = {"labels": batch["input_ids"] % 2}
+    with torch.no_grad():
+        want = model(**batch, **labels).loss.item()
+        together = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **labels).loss.item()
+    assert abs(together - want) > 1e-3
+    columns = {**batch, **labels}
+    rows = [{name: values[row] for name, values in columns.items()} for row in range(2)]
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=2,
+        max_steps=1,
+        logging_steps=1,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    trainer = Trainer(model, arguments, train_dataset=rows)
+    trainer.train()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(want, rel=1e-4)

@@ -118,6 +118,40 @@ def test_torch_compile_in_one_piece(mode: str) -> None:
     assert counter.frame_count <= 6
 
 
+@pytest.mark.parametrize(
+    ("mode", "num_global"),
+    [
+        ("aot_eager", 1),
+        pytest.param("aot_eager", 0, marks=pytest.mark.slow),
+        pytest.param("inductor", 1, marks=pytest.mark.slow),
+        pytest.param("inductor", 0, marks=pytest.mark.slow),
+    ],
+)
+@torch._dynamo.config.patch(capture_scalar_outputs=True)
+def test_training_compiled_in_one_piece(mode: str, num_global: int) -> None:
+    """Forward and backward, with the loss and the gradients of the model as it is."""
+    torch.compiler.reset()
+    model = make("ForMaskedLM").train()
+    compiled = torch.compile(model, fullgraph=True, backend=mode)
+    for tokens in (40, 33):
+        inputs = batch("ForMaskedLM", 2, tokens, num_global)
+        labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
+        results = []
+        for each in (model, compiled):
+            model.zero_grad()
+            loss = each(**inputs, labels=labels).loss
+            loss.backward()
+            results.append(
+                (loss.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+            )
+        (want, gradients), (have, compiled_gradients) = results
+        torch.testing.assert_close(have, want)
+        assert compiled_gradients.keys() == gradients.keys()
+        for name, gradient in gradients.items():
+            error = (compiled_gradients[name] - gradient).norm()
+            assert error <= 1e-4 * gradient.norm() + 1e-5, name
+
+
 @pytest.mark.parametrize("dynamic", [False, True])
 @torch.no_grad()
 def test_the_exporter_of_transformers(dynamic: bool) -> None:

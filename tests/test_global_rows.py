@@ -152,10 +152,12 @@ def test_weights_that_are_not_here_are_not_read() -> None:
     assert is_plain_linear(nn.Linear(2, 2))
 
 
+@pytest.mark.parametrize("is_training", [True, False])
 @pytest.mark.parametrize("is_global", [None, torch.zeros_like(IDS), GLOBAL])
-def test_every_parameter_gets_a_gradient_in_training(is_global: torch.Tensor | None) -> None:
-    """Also where no token is global: DistributedDataParallel waits for every parameter."""
-    model = LongformerPlusModel(small_config()).train()
+def test_every_parameter_gets_a_gradient(is_global: torch.Tensor | None, is_training: bool) -> None:
+    """Also where no token is global: DistributedDataParallel waits for every parameter, and in evaluation mode, in
+    which adapters are often tuned."""
+    model = LongformerPlusModel(small_config()).train(is_training)
     model(IDS, global_attention_mask=is_global).pooler_output.sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name

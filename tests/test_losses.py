@@ -17,7 +17,7 @@ from longformer_plus import (
 )
 from longformer_plus.losses import sequence_loss, span_loss, token_loss
 
-from .cases import small_config
+from .cases import BACKENDS, small_config
 
 
 def test_problem_types_are_told_by_classes_and_labels() -> None:
@@ -143,3 +143,44 @@ def test_sparse_prediction_learns_the_same_from_the_labelled_tokens_alone() -> N
     torch.testing.assert_close(sparse.loss, full.loss)
     torch.testing.assert_close(sparse_gradients, full_gradients)
     assert model.eval()(ids, labels=labels).logits.shape == full.logits.shape
+
+
+def on_any_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Multiply by oneDNN, which has limits of its own, wherever torch has it."""
+    if torch.backends.mkldnn.is_available():
+        monkeypatch.setattr("longformer_plus.ops.linear._is_amd_with_avx512", lambda: True)
+
+
+WIDE = {"hidden_size": 128, "num_attention_heads": 4, "intermediate_size": 160}
+
+
+def test_sparse_prediction_of_a_batch_without_one_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As masking at a low rate makes of short documents now and then: a loss of zero and gradients of zero."""
+    on_any_processor(monkeypatch)
+    model = LongformerPlusForMaskedLM(small_config(**WIDE)).train()
+    model.config.sparse_prediction = True
+    ids = torch.arange(5, 35).view(2, 15)
+    output = model(ids, labels=torch.full_like(ids, -100))
+    output.loss.backward()
+    assert output.loss == 0
+    assert output.logits.shape == (0, 60)
+    assert not [name for name, each in model.named_parameters() if each.grad is None or each.grad.any()]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("is_training", [False, True])
+@pytest.mark.parametrize("head", [head for head in MODELS if head != "several"])
+def test_a_batch_of_no_rows(head: str, is_training: bool, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the last batch of an uneven split, or a filter that nothing passes, gives."""
+    on_any_processor(monkeypatch)
+    config = small_config(num_labels=2, **WIDE)
+    model = MODELS[head]._from_config(config, attn_implementation=backend).train(is_training)
+    shape = (0, 3, 20) if head == "choice" else (0, 20)
+    ids = torch.zeros(shape, dtype=torch.long)
+    with torch.set_grad_enabled(is_training):
+        output = model(ids, attention_mask=torch.ones_like(ids), global_attention_mask=torch.zeros_like(ids))
+    logits = output.start_logits if head == "question" else output.logits
+    assert logits.shape[0] == 0
+    if is_training:
+        logits.sum().backward()
+        assert not [name for name, each in model.named_parameters() if each.grad is not None and each.grad.any()]
