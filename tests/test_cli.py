@@ -15,7 +15,7 @@ def test_quickstart_reads_a_document(
 ) -> None:
     """Also as the first command after installation, which makes checkpoints of the shipped adapters."""
     if given:
-        monkeypatch.setattr(shipped, "_cache_folder", lambda task: tmp_path / task)
+        monkeypatch.setattr(shipped, "_cache_folder", lambda task: tmp_path)
     document = tmp_path / "document.txt"
     document.write_text("My friend Anna lived in Paris, and her brother Peter in the house by the river. " * 20)
     assert cli.main(["quickstart", *([str(document)] if given else [])]) == 0
