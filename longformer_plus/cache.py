@@ -76,13 +76,12 @@ class RollingLayer(CacheLayerMixin):
         if self.keys is None or self.values is None or self._is_key is None:
             self._keep_global(key_states, value_states, pattern)
             reached = new
-            reached = new
             self.keys, self.values, self._is_key = (_last_rows(rows, self.reach + recorded) for rows in new)
         else:
             parts = [(self.keys, self.values, self._is_key), new]
             if self._global is not None:
                 parts.insert(0, self._global[:3])
-            reached = tuple(torch.cat(rows, dim=1) for rows in zip(*parts, strict=True))
+            reached = tuple(torch.cat(rows, dim=1) for rows in zip(*parts, strict=True))  # type: ignore[assignment]
             # A view is free, but it holds the memory of all rows: take one only where there are few others.
             others = reached[0].shape[1] - self.reach - recorded
             last = (rows[:, others:] if others <= self.num_global + 1 else rows[:, others:].clone() for rows in reached)
@@ -96,7 +95,7 @@ class RollingLayer(CacheLayerMixin):
         self.num_global = pattern.num_global
         if pattern.global_segments is not None and pattern.global_index is not None:
             columns = (pattern.take_global(rows.flatten(2)).unflatten(2, rows.shape[2:]) for rows in (keys, values))
-            self._global = (*columns, pattern.global_segments >= 0, pattern.global_index)  # type: ignore[assignment]
+            self._global = (*columns, pattern.global_segments >= 0, pattern.global_index)
 
     def crop(self, tokens_to_remove: int) -> None:
         """Take the last tokens back, and forget what was recorded of those before.
