@@ -76,7 +76,6 @@ class RollingLayer(CacheLayerMixin):
         if self.keys is None or self.values is None or self._is_key is None:
             self._keep_global(key_states, value_states, pattern)
             reached = new
-            reached = new
             self.keys, self.values, self._is_key = (_last_rows(rows, self.reach + recorded) for rows in new)
         else:
             parts = [(self.keys, self.values, self._is_key), new]
@@ -95,10 +94,8 @@ class RollingLayer(CacheLayerMixin):
         """Keep the global tokens of the first forward."""
         self.num_global = pattern.num_global
         if pattern.global_segments is not None and pattern.global_index is not None:
-            global_keys, global_values = (
-                pattern.take_global(rows.flatten(2)).unflatten(2, rows.shape[2:]) for rows in (keys, values)
-            )
-            self._global = (global_keys, global_values, pattern.global_segments >= 0, pattern.global_index)
+            columns = (pattern.take_global(rows.flatten(2)).unflatten(2, rows.shape[2:]) for rows in (keys, values))
+            self._global = (*columns, pattern.global_segments >= 0, pattern.global_index)
 
     def crop(self, tokens_to_remove: int) -> None:
         """Take the last tokens back, and forget what was recorded of those before.

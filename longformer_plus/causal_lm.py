@@ -127,8 +127,8 @@ class LongformerPlusForCausalLM(LongformerPlusLanguageModel, GenerationMixin):
                 `config.global_attention` chooses among its tokens, not among those generated.
 
         Raises:
-            ValueError: another kind of cache is asked for, or global tokens stand where they cannot: after the first
-                chunk of a prompt, or in what continues a cached document.
+            ValueError: another kind of cache is asked for, guesses are to continue a cached document, or global tokens
+                stand where they cannot: after the first chunk of a prompt, or in what continues a cached document.
         """
 
         def setting(name: str) -> Any:
@@ -143,9 +143,17 @@ class LongformerPlusForCausalLM(LongformerPlusLanguageModel, GenerationMixin):
                 f"cache_implementation={implementation!r} is not allowed: LongformerPlus generates with a rolling "
                 "cache of its own. Leave it out."
             )
+        cache = kwargs.get("past_key_values")
+        guesses = kwargs.get("assistant_model") is not None or setting("prompt_lookup_num_tokens") is not None
+        if guesses and cache is not None and cache.get_seq_length():
+            raise ValueError(
+                "past_key_values that hold tokens are not allowed with assistant_model or prompt_lookup_num_tokens: "
+                "transformers then starts with all of the text, also with what is cached. Leave past_key_values out, "
+                "or generate without guesses."
+            )
         is_assistant = getattr(generation_config, "is_assistant", False)
         embeds = kwargs.get("inputs_embeds")
-        if kwargs.get("past_key_values") is None and (setting("use_cache") is not False or embeds is not None):
+        if cache is None and (setting("use_cache") is not False or embeds is not None):
             kwargs["past_key_values"] = LongformerPlusCache(self.config)
             if is_assistant:
                 kwargs["past_key_values"].activate_past_recording()
