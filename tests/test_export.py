@@ -131,25 +131,22 @@ def test_torch_compile_in_one_piece(mode: str) -> None:
 def test_training_compiled_in_one_piece(mode: str, num_global: int) -> None:
     """Forward and backward, with the loss and the gradients of the model as it is."""
     torch.compiler.reset()
-    model = make("ForMaskedLM").train()
-    compiled = torch.compile(model, fullgraph=True, backend=mode)
-    for tokens in (40, 33):
-        inputs = batch("ForMaskedLM", 2, tokens, num_global)
-        labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
-        results = []
-        for each in (model, compiled):
-            model.zero_grad()
-            loss = each(**inputs, labels=labels).loss
-            loss.backward()
-            results.append(
-                (loss.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None})
-            )
-        (want, gradients), (have, compiled_gradients) = results
-        torch.testing.assert_close(have, want)
-        assert compiled_gradients.keys() == gradients.keys()
-        for name, gradient in gradients.items():
-            error = (compiled_gradients[name] - gradient).norm()
-            assert error <= 1e-4 * gradient.norm() + 1e-5, name
+    torch.manual_seed(0)
+    config = small_config(attention_window=8, num_hidden_layers=1, unpad_inputs=False)
+    model = spread(longformer_plus.LongformerPlusForMaskedLM(config)).train()
+    inputs = batch("ForMaskedLM", 2, 40, num_global)
+    inputs["labels"] = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
+    results = []
+    for each in (model, torch.compile(model, fullgraph=True, backend=mode, dynamic=False)):
+        model.zero_grad()
+        loss = each(**inputs).loss
+        loss.backward()
+        results.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+        results[-1]["loss"] = loss.detach()
+    want, have = results
+    assert have.keys() == want.keys()
+    for name, gradient in want.items():
+        assert (have[name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-5, name
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

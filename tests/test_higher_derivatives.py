@@ -36,7 +36,7 @@ def gradients(model: torch.nn.Module, num_global: int, create_graph: bool = Fals
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_gradient_has_a_gradient(backend: str, dropout: float, num_global: int) -> None:
-    """The Hessian times a direction is how the gradient changes along it. A backend without it names one that has it."""
+    """The Hessian times a direction is how the gradient changes along it; a backend without it names one with it."""
     model = make(backend, dropout)
     parameters = list(model.parameters())
     generator = torch.Generator().manual_seed(0)
