@@ -43,6 +43,13 @@ MAX_ROWS=${MAX_ROWS:-}
 
 longformer_plus() { "$PYTHON" -m longformer_plus.cli "$@"; }
 
+after() { # STEP...: whether these are done
+  local step
+  for step in "$@"; do
+    [ -e "$WORK/$step.done" ] || { echo "comes after $step, which is not done" && return 1; }
+  done
+}
+
 tests() { "$PYTHON" -m pytest -m gpu --durations=10 tests/test_gpu.py; }
 
 benchmark() { # WORK_TO_MEASURE
@@ -56,6 +63,7 @@ forward() { benchmark forward; }
 training() { benchmark training; }
 
 report() { # the table and the plot of the README
+  after forward training || return
   longformer_plus bench --from "$RESULTS/$DEVICE-forward.json" "$RESULTS/$DEVICE-training.json" --markdown \
     --plot "$RESULTS/$DEVICE.svg" >"$RESULTS/$DEVICE.md" && cat "$RESULTS/$DEVICE.md"
 }
@@ -79,6 +87,7 @@ AutoTokenizer.from_pretrained(longformer_plus.shipped_checkpoint()).save_pretrai
       --output "$WORK/short"
 }
 lengthening() { # 4096 positions and a window of 512, by way of a RoBERTa
+  after pretraining || return
   [ -d "$WORK/roberta" ] || longformer_plus convert "$WORK/short" "$WORK/roberta" --to roberta || return
   [ -d "$WORK/converted" ] ||
     longformer_plus convert "$WORK/roberta" "$WORK/converted" --attention-window 512 --max-length "$MAX_LENGTH" || return
@@ -86,6 +95,7 @@ lengthening() { # 4096 positions and a window of 512, by way of a RoBERTa
     --learning-rate 5e-4 --output "$WORK/long"
 }
 fine_tune() { # TASK TRAIN EVAL OUTPUT
+  after lengthening || return
   train --task "$1" --model "$WORK/long" --train "$DATA/$2" --eval "$DATA/$3" --epochs "$FINE_TUNING_EPOCHS" --batch 8 \
     --learning-rate 1e-4 ${MAX_ROWS:+--max-train-rows "$MAX_ROWS" --max-eval-rows "$MAX_ROWS"} --output "$WORK/$4"
 }
