@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run demo space test test-slow lint format bench-gpu clean
+.PHONY: run demo space test test-slow lint format gpu clean
 
 run: .venv/installed ## a long document through the checkpoint of the package, DOCUMENT=a text file or ours
 	$(BIN)/longformer-plus quickstart $(DOCUMENT)
@@ -31,12 +31,9 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# On a machine with a GPU, in which torch was built for it: less than ten minutes.
-bench-gpu: .venv/installed ## time and memory on a GPU, into docs/benchmarks
-	$(BIN)/longformer-plus bench --device cuda --dtype bfloat16 --backends sdpa flex_attention --tokens 131072 \
-		--models transformers longformer_plus modernbert --limit transformers=16384 modernbert=16384 \
-		--lengths 1024 4096 16384 65536 131072 --repeats 3 --profile \
-		--json docs/benchmarks/gpu.json --markdown --plot docs/benchmarks/gpu.svg
+# Half an hour on a machine with a GPU; stopped, it goes on where it was. BIN=where a python3 is that has torch for it.
+gpu: $(if $(filter .venv/bin,$(BIN)),.venv/installed) ## tests, benchmark and training on a GPU; see docs/benchmarks/gpu.sh
+	PYTHON=$(BIN)/python3 bash docs/benchmarks/gpu.sh
 
 clean:
 	rm -rf .venv .cache build *.egg-info

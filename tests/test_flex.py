@@ -200,12 +200,13 @@ class TestWhereItCannotRun:
         assert "no backward pass on CPUs" in warnings_of_transformers.text
 
     @pytest.mark.parametrize("learned", [0, 1, 2])
-    def test_gradients_of_one_projection_on_a_cpu(self, learned: int) -> None:
+    def test_gradients_of_one_projection_on_a_cpu(self, learned: int, kernels: dict[Any, Any]) -> None:
         """As where an adapter is on the keys alone."""
         query, key, value = rows()
         (query, key, value)[learned].requires_grad_()
         flex.flex_local_rows(query, key, value, pattern_of(query), 16)[0].sum().backward()
         assert (query, key, value)[learned].grad is not None
+        assert not kernels, "tried, although there is no backward pass"
 
     def test_a_kernel_that_does_not_compile(
         self, monkeypatch: pytest.MonkeyPatch, warnings_of_transformers: pytest.LogCaptureFixture
