@@ -47,5 +47,5 @@ clean:
 
 # transformers' own model tests are in its source distribution only.
 .cache/suite: .venv/installed
-	$(BIN)/python -m tests.transformers_suite
+	$(BIN)/python -m tests.tools.transformers_suite
 	touch $@

@@ -10,9 +10,9 @@ from typing import Any
 import gradio as gr
 
 from longformer_plus.attention import ALL_ATTENTION_FUNCTIONS
-from longformer_plus.benchmark import Plan, Point, circumstances
-from longformer_plus.benchmark_workloads import Workload
-from longformer_plus.inspection import why_not_forward
+from longformer_plus.benchmark.inspection import why_not_forward
+from longformer_plus.benchmark.measuring import Plan, Point, circumstances
+from longformer_plus.benchmark.workloads import Workload
 
 from .inputs import InputError
 from .viewer import viewer

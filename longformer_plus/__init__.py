@@ -3,17 +3,17 @@
 from importlib import import_module
 from types import ModuleType
 
-from .cache import LongformerPlusCache
-from .causal_lm import LongformerPlusForCausalLM
 from .configuration import LongformerPlusConfig
-from .heads import (
+from .model.cache import LongformerPlusCache
+from .model.causal_lm import LongformerPlusForCausalLM
+from .model.encoder import LongformerPlusModel, LongformerPlusPreTrainedModel
+from .model.heads import (
     LongformerPlusForMaskedLM,
     LongformerPlusForMultipleChoice,
     LongformerPlusForQuestionAnswering,
     LongformerPlusForSequenceClassification,
     LongformerPlusForTokenClassification,
 )
-from .modeling import LongformerPlusModel, LongformerPlusPreTrainedModel
 from .registration import register, register_for_longformer, unregister_for_longformer
 from .shipped import shipped_adapter, shipped_checkpoint, shipped_models
 from .tokenization import LongformerPlusTokenizer

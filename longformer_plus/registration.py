@@ -9,16 +9,16 @@ from transformers import AutoConfig, AutoTokenizer, LongformerConfig, PreTrained
 from transformers.models.auto import modeling_auto
 
 from .adapter_targets import add_adapter_targets, remove_adapter_targets
-from .causal_lm import LongformerPlusForCausalLM
 from .configuration import LongformerPlusConfig
-from .heads import (
+from .model.causal_lm import LongformerPlusForCausalLM
+from .model.encoder import LongformerPlusModel
+from .model.heads import (
     LongformerPlusForMaskedLM,
     LongformerPlusForMultipleChoice,
     LongformerPlusForQuestionAnswering,
     LongformerPlusForSequenceClassification,
     LongformerPlusForTokenClassification,
 )
-from .modeling import LongformerPlusModel
 from .tokenization import LongformerPlusTokenizer
 
 # By Auto class: the stem of what transformers calls its tables of classes and of their names, and the class.

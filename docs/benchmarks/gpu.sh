@@ -50,7 +50,7 @@ after() { # STEP...: whether these are done
   done
 }
 
-tests() { "$PYTHON" -m pytest -m gpu --durations=10 tests/test_gpu.py; }
+tests() { "$PYTHON" -m pytest -m gpu --durations=10 tests/model/test_gpu.py; }
 
 benchmark() { # WORK_TO_MEASURE
   rm -f "$RESULTS/$DEVICE-$1.json"

@@ -15,7 +15,7 @@ import re
 
 import numpy as np
 
-from longformer_plus.integrations.pretraining import TextSource
+from longformer_plus.integrations.data.packing import TextSource
 
 SENTENCE = re.compile(r"[A-Z\"“][^.!?\n]{40,300}[.!?]")
 ANSWERS = {

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..facts import read_together
+from ..ops.host_reads import read_together
 from .blocks import additive
 from .pattern import MASKED, QUERY_BLOCK, AttentionPattern
 

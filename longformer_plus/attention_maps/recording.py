@@ -19,8 +19,8 @@ from transformers import TokenizersBackend
 
 from ..attention import AttentionPattern
 from ..global_attention import Policy, build_global_attention_mask
-from ..layers import LongformerPlusSelfAttention
-from ..modeling import LongformerPlusPreTrainedModel
+from ..model.encoder import LongformerPlusPreTrainedModel
+from ..model.layers import LongformerPlusSelfAttention
 from .layer import LayerMaps, Layout
 from .maps import AttentionMaps
 from .words import Words

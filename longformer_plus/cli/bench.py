@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..benchmark import Plan
+    from ..benchmark.measuring import Plan
 
 _DESCRIPTION = """\
 Time base-size models with random weights side by side: in one process, in turns, medians. The Longformers have the
@@ -99,7 +99,7 @@ def _limit(text: str) -> tuple[str, int]:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from .. import benchmark_report as report
+    from ..benchmark import report
 
     if options.plot:
         report.check_plot(options.plot)
@@ -118,8 +118,8 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> Plan:
-    from ..benchmark import Plan
-    from ..benchmark_workloads import Workload
+    from ..benchmark.measuring import Plan
+    from ..benchmark.workloads import Workload
 
     workloads = [
         Workload(

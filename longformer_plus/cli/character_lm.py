@@ -60,9 +60,9 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from .. import benchmark_report
-    from ..benchmark import environment
-    from ..integrations import character_lm
+    from ..benchmark import report as benchmark_report
+    from ..benchmark.measuring import environment
+    from ..integrations.recipes import character_lm
 
     if options.plot:
         benchmark_report.check_plot(options.plot)

@@ -71,7 +71,7 @@ def _extra(extra: str, packages: tuple[str, ...]) -> str:
 def _devices() -> Iterator[tuple[str, str]]:
     import torch
 
-    from ..benchmark import environment
+    from ..benchmark.measuring import environment
 
     yield "cpu", f"{environment()['processor']}, {torch.get_num_threads()} threads"
     if torch.cuda.is_available():
@@ -84,7 +84,7 @@ def _devices() -> Iterator[tuple[str, str]]:
 
 def _try(backend: str, device: str) -> str:
     """What happens when a small model runs on a device with a backend, in a few words."""
-    from ..inspection import in_short, reason_against_flex, run_small_model, why_not_forward
+    from ..benchmark.inspection import in_short, reason_against_flex, run_small_model, why_not_forward
 
     if reason := why_not_forward(backend, device):
         return f"no: {reason}" + ("; sdpa does its work" if backend == "flex_attention" else "")

@@ -50,7 +50,7 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from ..integrations.evaluation import EvaluationPlan, evaluate_checkpoint, fill_prompts, load
+    from ..integrations.evaluation.run import EvaluationPlan, evaluate_checkpoint, fill_prompts, load
 
     if not options.evaluation and not options.prompts:
         raise ValueError("There is nothing to evaluate on: give --eval, or --prompts for fill-mask.")

@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> None:
     if options.document is not None and not options.document.is_file():
         raise ValueError(f"{options.document} is not a file. Name a text file in UTF-8.")
-    from ..silence import silence
+    from ..model.silence import silence
 
     if options.document is None:
         name, text = _SAMPLE, (files("longformer_plus.shipped") / "samples" / _SAMPLE).read_text("utf-8")
@@ -79,7 +79,7 @@ def _tag(text: str) -> None:
     from transformers import AutoModelForTokenClassification, AutoTokenizer
 
     from .. import shipped_checkpoint
-    from ..integrations.long_documents import find_entities, tag_document
+    from ..integrations.long_documents.reading import find_entities, tag_document
 
     folder = shipped_checkpoint("token-classification")
     model = AutoModelForTokenClassification.from_pretrained(folder)
@@ -99,7 +99,7 @@ def _compare(text: str) -> None:
     from transformers import AutoTokenizer
 
     from .. import LongformerPlusForMaskedLM, shipped_checkpoint
-    from ..benchmark import circumstances, time_in_turns
+    from ..benchmark.measuring import circumstances, time_in_turns
     from ..conversion import convert_to_longformer
 
     ours = LongformerPlusForMaskedLM.from_pretrained(shipped_checkpoint()).eval()

@@ -213,9 +213,9 @@ def weighted_sources(texts: list[str]) -> tuple[list[str], list[float] | None]:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from ..integrations.training import train
-    from ..integrations.training_plan import TrainingPlan
-    from ..integrations.training_tasks import ALIASES, TASKS
+    from ..integrations.tasks.registry import ALIASES, TASKS
+    from ..integrations.training.plan import TrainingPlan
+    from ..integrations.training.run import train
 
     given = {each.name: getattr(options, each.name) for each in fields(TrainingPlan) if hasattr(options, each.name)}
     given["columns"] = dict(options.columns)

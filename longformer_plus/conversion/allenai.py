@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, RobertaConfig
 
 from ..configuration import LongformerPlusConfig
-from ..heads import LongformerPlusForMaskedLM
-from ..modeling import LongformerPlusModel, LongformerPlusPreTrainedModel
+from ..model.encoder import LongformerPlusModel, LongformerPlusPreTrainedModel
+from ..model.heads import LongformerPlusForMaskedLM
 from .assembling import assemble, drop, rename, with_global_projections
 from .reading import Checkpoint, CheckpointError, find_checkpoint, guarded, load_tokenizer, read_config, read_weights
 from .to_long import POSITIONS, SHARED_FIELDS

@@ -12,7 +12,7 @@ from transformers import LEDConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.led.modeling_led import LEDEncoder, LEDPreTrainedModel
 
 from ..configuration import LongformerPlusConfig
-from ..modeling import LongformerPlusModel
+from ..model.encoder import LongformerPlusModel
 from . import allenai
 from .assembling import assemble
 from .reading import Checkpoint, CheckpointError, find_checkpoint, guarded, load_tokenizer, read_config, read_weights

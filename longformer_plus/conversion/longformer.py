@@ -9,14 +9,14 @@ from transformers import LongformerConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.models.longformer.modeling_longformer import LongformerPreTrainedModel
 
 from ..configuration import LongformerPlusConfig
-from ..heads import (
+from ..model.encoder import LongformerPlusModel, LongformerPlusPreTrainedModel
+from ..model.heads import (
     LongformerPlusForMaskedLM,
     LongformerPlusForMultipleChoice,
     LongformerPlusForQuestionAnswering,
     LongformerPlusForSequenceClassification,
     LongformerPlusForTokenClassification,
 )
-from ..modeling import LongformerPlusModel, LongformerPlusPreTrainedModel
 from .assembling import assemble
 from .reading import Checkpoint, find_checkpoint, load_model, load_tokenizer, read_config
 from .writing import check_output, save

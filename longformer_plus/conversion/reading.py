@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..silence import silence
+from ..model.silence import silence
 
 logger = logging.get_logger(__name__)
 

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import transformers
 from transformers import PreTrainedModel
 
-from ..heads import (
+from ..model.encoder import LongformerPlusModel, LongformerPlusPreTrainedModel
+from ..model.heads import (
     LongformerPlusForMaskedLM,
     LongformerPlusForMultipleChoice,
     LongformerPlusForQuestionAnswering,
     LongformerPlusForSequenceClassification,
     LongformerPlusForTokenClassification,
 )
-from ..modeling import LongformerPlusModel, LongformerPlusPreTrainedModel
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, RobertaTokenizer
 
-from ..modeling import LongformerPlusPreTrainedModel
+from ..model.encoder import LongformerPlusPreTrainedModel
 from ..tokenization import LongformerPlusTokenizer
 from .reading import Checkpoint
 

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 from huggingface_hub.constants import HF_HOME
 from transformers import AutoTokenizer
 
-from .. import heads
 from ..configuration import LongformerPlusConfig
-from ..modeling import LongformerPlusPreTrainedModel
-from ..silence import silence
+from ..model import heads
+from ..model.encoder import LongformerPlusPreTrainedModel
+from ..model.silence import silence
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -7,11 +7,11 @@ import torch
 
 pytest.importorskip("gradio")
 
-from longformer_plus.benchmark import Point
-from longformer_plus.benchmark_workloads import Workload
+from longformer_plus.benchmark.inspection import why_not_forward
+from longformer_plus.benchmark.measuring import Point
+from longformer_plus.benchmark.workloads import Workload
 from longformer_plus.demo import speed_tab
 from longformer_plus.demo.inputs import InputError
-from longformer_plus.inspection import why_not_forward
 
 
 def test_measuring_gives_a_point_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,262 @@
+"""Pretraining from text: rows packed full of documents, drawn from sources by weight; first weights; a tokenizer.
+
+Text stays on disk, memory-mapped, and is tokenized when a row is asked for. A row depends on nothing but the seed and
+its number: so a run resumes at any row at once, in any number of processes, and sees what it would have seen.
+
+Shapes: N tokens of a row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset as StoredRows
+from datasets import Features, Value
+from datasets.exceptions import DatasetGenerationError
+from tokenizers import ByteLevelBPETokenizer
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from longformer_plus import LongformerPlusPreTrainedModel, LongformerPlusTokenizer
+
+from .sources import is_file, iterate_records
+
+SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+
+# More characters than a token stands for in almost any text: what is read to fill the rest of a row.
+_CHARACTERS_PER_TOKEN = 6
+# Of the neighbour that a head attends to at first: most of the weight among some hundred tokens.
+_LOGIT = 11.2
+
+
+class TextSource:
+    """The texts of one file or data set, by number, on disk.
+
+    Args:
+        source: see `records.read_records`.
+        columns: see there.
+
+    Raises:
+        FileNotFoundError, ValueError: as there.
+    """
+
+    def __init__(self, source: str, columns: Mapping[str, str] | None = None) -> None:
+        self.source = source
+        # What the stored rows are found again by; a file that was written anew is another one.
+        state = [Path(source).resolve().as_posix(), Path(source).stat().st_mtime_ns] if is_file(source) else source
+        known_by = json.dumps([state, dict(columns or {})])
+        try:
+            rows = StoredRows.from_generator(
+                _texts,
+                features=Features({"text": Value("large_string"), "characters": Value("int64")}),
+                gen_kwargs={"source": source, "columns": dict(columns or {})},
+                fingerprint=hashlib.sha256(known_by.encode()).hexdigest()[:16],
+            )
+        except DatasetGenerationError as error:
+            raise error.__cause__ or error from None
+        self._rows = rows.with_format("arrow")
+        self._ends = np.cumsum(rows.data.column("characters").to_numpy())
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> str:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._rows[index]["text"][0].as_py()
+
+    @property
+    def num_characters(self) -> int:
+        """How long all texts together are."""
+        return int(self._ends[-1])
+
+    def draw(self, room: int, random: np.random.Generator) -> str:
+        """A stretch of at most `room` characters, all characters being about equally likely.
+
+        A long text is entered anywhere, at the start of a word; one of up to half of `room` is given whole.
+        """
+        place = int(random.integers(self.num_characters))
+        number = int(np.searchsorted(self._ends, place, side="right"))
+        text = self[number]
+        start = max(place - (int(self._ends[number]) - len(text)) - room // 2, 0)
+        if start:
+            start = max(text.find(" ", start, start + room // 2), start)
+        return text[start : start + room].strip()
+
+
+class PackedDocuments(Dataset):
+    """Rows of exactly N tokens, without padding: stretches of documents, one after another.
+
+    Each has special tokens of its own, and `document_ids` keep them apart. The last is cut where the row is full.
+
+    Args:
+        sources: where texts are drawn from.
+        tokenizer: the tokenizer.
+        max_length: N.
+        num_rows: how many rows there are.
+        weights: how many of the tokens come from each source, in any unit; by default as many as it has characters.
+        seed: another one gives other rows.
+
+    Raises:
+        ValueError: weights are not one positive number for each source.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[TextSource],
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        num_rows: int,
+        weights: Sequence[float] | None = None,
+        seed: int = 0,
+    ) -> None:
+        given = [source.num_characters for source in sources] if weights is None else list(weights)
+        if len(given) != len(sources) or not all(weight > 0 for weight in given):
+            raise ValueError(f"weights={given} is not allowed: give a positive number for each of the sources.")
+        self.sources = sources
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.num_rows = num_rows
+        self.seed = seed
+        self.shares = np.array(given, dtype=np.float64) / sum(given)
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    @property
+    def summary(self) -> str:
+        """One line for people."""
+        shares = ", ".join(
+            f"{Path(source.source).name} {share:.1%}" for source, share in zip(self.sources, self.shares, strict=True)
+        )
+        return f"{self.num_rows:,} rows of {self.max_length:,} tokens: {shares}"
+
+    def rows_of_text(self) -> float:
+        """How many rows all text would fill once, judged by a sample of it."""
+        random = np.random.default_rng(self.seed)
+        sample = [source.draw(2000, random) for source in self.sources for _ in range(50)]
+        tokens = sum(map(len, self.tokenizer(sample)["input_ids"]))
+        characters = sum(source.num_characters for source in self.sources)
+        return characters * tokens / sum(map(len, sample)) / self.max_length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """A row: `input_ids` (N), `document_ids` (N), and the seed by which it is masked."""
+        if not 0 <= index < self.num_rows:
+            raise IndexError(index)
+        random = np.random.default_rng([self.seed, index])
+        # All of one source: those of short documents get their share of the tokens too.
+        source = self.sources[int(random.choice(len(self.sources), p=self.shares))]
+        ids: list[int] = []
+        documents: list[int] = []
+        while len(ids) < self.max_length:
+            room = self.max_length - len(ids)
+            text = source.draw(room * _CHARACTERS_PER_TOKEN, random)
+            if not text:
+                continue
+            body = self.tokenizer(text, add_special_tokens=False, truncation=True, max_length=max(room - 2, 1))
+            piece = [self.tokenizer.bos_token_id, *body["input_ids"], self.tokenizer.eos_token_id][:room]
+            documents += [documents[-1] + 1 if documents else 0] * len(piece)
+            ids += piece
+        return {"input_ids": ids, "document_ids": documents, "masking_seed": int(random.integers(2**62))}
+
+
+@torch.no_grad()
+def attend_to_neighbours(model: LongformerPlusPreTrainedModel) -> None:
+    """Start a model that has not learned to fill masks with heads that look at the tokens beside each token.
+
+    A masked model sees nothing at the place of a mask, and one with random weights takes millions of tokens to find
+    that positions matter, during which it learns how frequent tokens are and nothing else. Here positions start as
+    waves in as many features as a head has, and the queries and keys of the first layer read these alone: its heads
+    attend to the tokens at -1, 1, -2, 2 and so on. All of it is trained on. Global projections stay as they are.
+
+    Weights that start like trained ones: Trockman and Kolter, "Mimetic Initialization of Self-Attention Layers", 2023;
+    waves as positions: Vaswani et al., "Attention Is All You Need", 2017.
+    """
+    body: Any = model.base_model
+    config, embeddings, attention = model.config, body.embeddings, body.encoder.layer[0].attention.self
+    size = config.hidden_size // config.num_attention_heads
+    # Spaced unevenly, so that no two distances look alike.
+    frequencies = math.pi * ((torch.arange(size // 2) + 0.5) / (size // 2)) ** 1.5
+    # Twice as strong as the words in these features.
+    amplitude = 2 * 2**0.5 * float(embeddings.word_embeddings.weight.std())
+    table = embeddings.position_embeddings.weight
+    angles = torch.arange(config.max_tokens)[:, None] * frequencies
+    table.zero_()
+    waves = table[-config.max_tokens :, : 2 * (size // 2)]
+    waves[:, ::2], waves[:, 1::2] = amplitude * angles.cos(), amplitude * angles.sin()
+
+    # After the layer norm of the embeddings; then the logit of the wanted distance is _LOGIT, of others near 0.
+    squared_amplitude = 8 / (1 + 4 * size / config.hidden_size)
+    scale = (_LOGIT * size**0.5 / (size // 2 * squared_amplitude)) ** 0.5
+    for head in range(config.num_attention_heads):
+        distance = (head // 2 + 1) * (-1) ** (head + 1)
+        rows = slice(head * size, (head + 1) * size)
+        for projection, steps in ((attention.query, distance), (attention.key, 0)):
+            projection.weight[rows] = 0
+            projection.bias[rows] = 0
+            turned = torch.block_diag(*(_rotation(float(angle)) for angle in frequencies * steps))
+            projection.weight[rows, : len(turned)][: len(turned)] = scale * turned
+
+
+def _rotation(angle: float) -> Tensor:
+    cosine, sine = math.cos(angle), math.sin(angle)
+    return torch.tensor([[cosine, -sine], [sine, cosine]])
+
+
+def train_tokenizer(
+    sources: Sequence[str],
+    vocab_size: int,
+    max_length: int = 4096,
+    weights: Sequence[float] | None = None,
+    columns: Mapping[str, str] | None = None,
+    num_characters: int = 20_000_000,
+    seed: int = 0,
+) -> LongformerPlusTokenizer:
+    """A byte-level BPE tokenizer, trained on stretches of texts.
+
+    Args:
+        sources: see `records.read_records`.
+        vocab_size: entries, special tokens and the 256 bytes included.
+        max_length: the longest input that the tokenizer will cut to when it is asked to.
+        weights: as in `PackedDocuments`.
+        num_characters: how much text is looked at.
+
+    Raises:
+        ValueError: the vocabulary has no room for the bytes.
+    """
+    smallest = 256 + len(SPECIAL_TOKENS)
+    if vocab_size < smallest:
+        raise ValueError(f"vocab_size={vocab_size} is not allowed: bytes and special tokens take {smallest} entries.")
+    texts = [TextSource(source, columns) for source in sources]
+    trainer = ByteLevelBPETokenizer()
+    trainer.train_from_iterator(
+        _sample(texts, weights, num_characters, seed), vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS)
+    )
+    learned = json.loads(trainer.to_str())["model"]
+    merges = [tuple(pair) for pair in learned["merges"]]
+    return LongformerPlusTokenizer(learned["vocab"], merges, model_max_length=max_length)  # type: ignore[arg-type]
+
+
+def _sample(
+    sources: Sequence[TextSource], weights: Sequence[float] | None, num_characters: int, seed: int
+) -> Iterator[str]:
+    random = np.random.default_rng(seed)
+    shares = np.array([source.num_characters for source in sources] if weights is None else weights, dtype=np.float64)
+    while num_characters > 0:
+        text = sources[int(random.choice(len(sources), p=shares / shares.sum()))].draw(20_000, random)
+        num_characters -= max(len(text), 1)
+        yield text
+
+
+def _texts(source: str, columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    for record in iterate_records(source, "fill-mask", columns):
+        text = record.row["text"]
+        yield {"text": text, "characters": len(text)}

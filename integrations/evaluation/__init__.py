@@ -1,0 +1,1 @@
+"""What `longformer-plus evaluate` does."""

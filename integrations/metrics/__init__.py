@@ -1,0 +1,1 @@
+"""How well a model does: metrics, and the baselines that it has to beat."""

@@ -1,0 +1,1 @@
+"""The tasks: everything that is known of each stands in one file."""

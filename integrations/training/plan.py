@@ -1,0 +1,161 @@
+"""What `training` is asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import SchedulerType
+
+from longformer_plus.global_attention import Policy
+
+from ..tasks.registry import ALIASES, TASKS
+
+
+@dataclass
+class TrainingPlan:
+    """What is to be trained, on what, and how.
+
+    Attributes:
+        task: a key of `training_tasks.TASKS`; "masked-lm" is "fill-mask", "causal-lm" is "text-generation".
+        train: sources of data; see `records.read_records`.
+        output: the folder to write into: model, tokenizer, checkpoints, scores and a plot of the losses.
+        evaluation: sources that are evaluated on.
+        model: a checkpoint to start from, of LongformerPlus or Longformer, or the folder of adapters on one; None for a
+            new one with random weights.
+        config: the fields of a new model's configuration, or those that change in the checkpoint's.
+        tokenizer: the folder or the hub's name of the tokenizer; by default the checkpoint's.
+        weights: for fill-mask and text-generation, how many of the tokens come from each source, in any unit; by
+            default by size.
+        columns: what fields are called in the sources, by the names in `records`.
+        join_by: for question answering, the field by which paragraphs are joined to whole articles, such as "title".
+        max_length: tokens of a feature; by default as many as the model has positions for.
+        stride: tokens that neighbouring stretches of a document share.
+        unanswered_share: for question answering, the share of stretches without the answer that is trained on.
+        masked_share: for fill-mask, the share of tokens that is hidden.
+        global_attention: a policy, in place of the checkpoint's.
+        lora: the rank of new LoRA adapters; None trains all weights, or the adapters that `model` is the folder of.
+        lora_targets: the layers that they adapt, by PEFT's names, or "all-linear"; by default PEFT's for this model.
+        epochs: how often all data are gone through.
+        max_steps: how many optimizer steps are made, in place of `epochs`.
+        batch_size: features of a device's batch.
+        accumulation: batches of an optimizer step.
+        learning_rate: its highest value.
+        schedule: how it falls, by transformers' names.
+        warmup: the share of the steps in which it rises.
+        weight_decay: of AdamW.
+        precision: "float32", "bfloat16", or "auto": bfloat16 where the device is faster with it.
+        gradient_checkpointing: compute activations again in the backward pass, to save memory.
+        group_by_length: put documents of like lengths into a batch.
+        attn_implementation: the backend.
+        seed: of everything random.
+        workers: processes that prepare batches.
+        log_every, eval_every, save_every: optimizer steps between reports, evaluations (None: only at the end), and
+            checkpoints.
+        keep: checkpoints that are kept.
+        max_train_rows, max_eval_rows: use no more rows, drawn at random; for fill-mask and text-generation evaluation
+            takes so many rows full of tokens, and training as many as its steps need.
+        resume: go on from the last whole checkpoint in `output`, if there is one.
+    """
+
+    task: str
+    train: Sequence[str]
+    output: str | Path
+    evaluation: Sequence[str] = ()
+    model: str | None = None
+    config: Mapping[str, Any] | None = None
+    tokenizer: str | None = None
+    weights: Sequence[float] | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    join_by: str | None = None
+    max_length: int | None = None
+    stride: int = 128
+    unanswered_share: float = 1.0
+    masked_share: float = 0.15
+    global_attention: Policy | None = None
+    lora: int | None = None
+    lora_targets: Sequence[str] | None = None
+    epochs: float = 3.0
+    max_steps: int | None = None
+    batch_size: int = 4
+    accumulation: int = 1
+    learning_rate: float = 5e-5
+    schedule: str = "linear"
+    warmup: float = 0.06
+    weight_decay: float = 0.01
+    precision: str = "auto"
+    gradient_checkpointing: bool = False
+    group_by_length: bool = False
+    attn_implementation: str = "sdpa"
+    seed: int = 0
+    workers: int = 0
+    log_every: int = 10
+    eval_every: int | None = None
+    save_every: int = 500
+    keep: int = 2
+    max_train_rows: int | None = None
+    max_eval_rows: int | None = None
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        self.task = ALIASES.get(self.task, self.task)
+
+    def check(self) -> None:
+        """Raise a ValueError for the first value that is not allowed."""
+        if self.task not in TASKS:
+            allowed = ", ".join(map(repr, TASKS))
+            raise ValueError(f"task={self.task!r} is not allowed: it must be one of {allowed}.")
+        if self.model is None and self.config is None:
+            raise ValueError("Give a checkpoint to start from (--model) or a new one's configuration (--config).")
+        if self.model is None and self.tokenizer is None:
+            raise ValueError("A new model needs a tokenizer (--tokenizer); `longformer-plus tokenizer` trains one.")
+        if self.model is None and self.lora is not None:
+            raise ValueError("LoRA adapts trained weights: give a checkpoint (--model) to start from.")
+        if self.goes_on_from_adapters and self.lora is not None:
+            raise ValueError(f"{self.model} holds adapters, which have their rank: leave --lora out to train them on.")
+        if self.lora_targets is not None and self.lora is None:
+            raise ValueError("lora_targets are for LoRA: give its rank too (--lora).")
+        if self.join_by is not None and self.task != "question-answering":
+            raise ValueError(f"join_by is for question answering, not for {self.task}. Leave it out.")
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise ValueError(f"precision={self.precision!r} is not allowed: it must be auto, float32 or bfloat16.")
+        sizes = ("batch_size", "accumulation", "max_steps", "max_length", "lora", "keep")
+        for name in (*sizes, "log_every", "eval_every", "save_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} is not allowed: it must be at least 1.")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup={self.warmup} is not allowed: it is a share of the steps, from 0 to less than 1.")
+        if not 0 <= self.unanswered_share <= 1:
+            raise ValueError(f"unanswered_share={self.unanswered_share} is not allowed: it must be from 0 to 1.")
+        # Known before the data are read, which may take long.
+        SchedulerType(self.schedule)
+        self._check_packing()
+
+    def _check_packing(self) -> None:
+        """Raise a ValueError for what has no meaning where rows are drawn from text and packed, or only there."""
+        if not TASKS[self.task].is_packed:
+            if self.weights is not None:
+                raise ValueError(f"{self.task} takes every row of its sources: leave their weights out.")
+        elif self.max_train_rows is not None:
+            raise ValueError(f"{self.task} draws from all of the text: use --max-steps in place of --max-train-rows.")
+        elif self.group_by_length:
+            raise ValueError(f"The rows of {self.task} are all as long as can be: leave --group-by-length out.")
+
+    @property
+    def goes_on_from_adapters(self) -> bool:
+        """Whether what it starts from is not a whole checkpoint but adapters, saved by an earlier run."""
+        return self.model is not None and (Path(self.model) / "adapter_config.json").is_file()
+
+    @property
+    def trains_adapters(self) -> bool:
+        """Whether adapters alone are trained and saved."""
+        return self.lora is not None or self.goes_on_from_adapters
+
+    @property
+    def rows_per_step(self) -> int:
+        """Features of an optimizer step, on all devices."""
+        return self.batch_size * self.accumulation * int(os.environ.get("WORLD_SIZE", 1))

@@ -1,0 +1,1 @@
+"""Times and memory beside transformers' Longformer: what is measured, how, and the report of it."""

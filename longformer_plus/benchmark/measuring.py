@@ -1,0 +1,297 @@
+"""Measuring models side by side: time in one process, in turns, medians; memory in a process for each."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+import transformers
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity
+from transformers import PreTrainedModel
+
+from ..attention import ALL_ATTENTION_FUNCTIONS
+from ..model.silence import silence
+from ..version import __version__
+from .workloads import MODELS, Workload, check_names
+
+IMPLEMENTATIONS = ("transformers", "longformer_plus")
+FLOOR = "floor"
+
+
+@dataclass(frozen=True)
+class Point:
+    """What was measured of one workload.
+
+    Attributes:
+        workload: the work.
+        num_valid: T, the valid tokens of the batch.
+        seconds: of every repeat, by model; "floor" is among them.
+        memory: bytes at the peak beyond what was held before, by model.
+        failures: why there are no seconds, by model.
+        profile: the share of the time of longformer_plus by operation, the largest first; empty if not asked for.
+    """
+
+    workload: Workload
+    num_valid: int
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    profile: dict[str, float] = field(default_factory=dict)
+
+    def median(self, name: str) -> float | None:
+        """Seconds of a model or of the floor, if they were measured."""
+        return statistics.median(self.seconds[name]) if name in self.seconds else None
+
+
+def time_in_turns(calls: Mapping[str, Callable[[], object]], repeats: int = 5) -> dict[str, float]:
+    """Median seconds of each call; see `repeat_in_turns`."""
+    return {name: statistics.median(measured) for name, measured in repeat_in_turns(calls, repeats).items()}
+
+
+def repeat_in_turns(
+    calls: Mapping[str, Callable[[], object]], repeats: int = 5, failures: dict[str, str] | None = None
+) -> dict[str, list[float]]:
+    """Seconds of each call. The calls take turns, so that a slow moment of the machine strikes all alike.
+
+    Args:
+        calls: what to time, by name. Each is called once before, unmeasured.
+        repeats: how often each is measured.
+        failures: if given, a call that raises is left out from there on and the reason put here.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(repeats + 1):
+        for name in list(seconds):
+            with _noting(failures, name):
+                start = time.perf_counter()
+                calls[name]()
+                if turn:
+                    seconds[name].append(time.perf_counter() - start)
+        seconds = {name: measured for name, measured in seconds.items() if name not in (failures or {})}
+    return seconds
+
+
+def seconds(
+    workload: Workload,
+    repeats: int = 5,
+    models: Sequence[str] = IMPLEMENTATIONS,
+    failures: dict[str, str] | None = None,
+) -> dict[str, list[float]]:
+    """Seconds of every repeat of each model and of the floor, in turns. The Longformers have the same weights.
+
+    Args:
+        workload: the work.
+        repeats: how often each is measured.
+        models: names from `MODELS`.
+        failures: as for `repeat_in_turns`.
+    """
+    built: dict[str, PreTrainedModel] = {}
+    calls: dict[str, Callable[[], object]] = {}
+    for name in models:
+        with _noting(failures, name):
+            built[name] = workload.model(name)
+            calls[name] = partial(workload.run, built[name], workload.inputs(built[name]))
+    if set(IMPLEMENTATIONS) <= calls.keys():
+        theirs, ours = (built[name] for name in IMPLEMENTATIONS)
+        ours.load_state_dict(theirs.state_dict())
+    if calls:
+        calls[FLOOR] = workload.floor()
+    return repeat_in_turns(calls, repeats, failures)
+
+
+def profile(workload: Workload, most: int = 12) -> dict[str, float]:
+    """The share of the device's time of each operation of longformer_plus in the work, the `most` largest."""
+    model = workload.model("longformer_plus")
+    inputs = workload.inputs(model)
+    workload.run(model, inputs)
+    on_gpu = workload.device == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with torch.profiler.profile(activities=activities) as profiler:
+        workload.run(model, inputs)
+    times = {
+        event.key: event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        for event in profiler.key_averages()
+        if not on_gpu or event.device_type == DeviceType.CUDA
+    }
+    total = sum(times.values())
+    return {name: times[name] / total for name in sorted(times, key=times.__getitem__, reverse=True)[:most]}
+
+
+def memory(
+    workload: Workload, models: Sequence[str] = IMPLEMENTATIONS, failures: dict[str, str] | None = None
+) -> dict[str, int]:
+    """Bytes that the work needs with each model beyond what the process held before, at its peak.
+
+    On a CPU each is measured in a process of its own (Linux only); on a GPU the allocator counts in this one.
+
+    Args:
+        workload: the work.
+        models: names from `MODELS`.
+        failures: as for `repeat_in_turns`; a process that was killed is a failure too.
+    """
+    measured = {}
+    for name in models:
+        with _noting(failures, name):
+            if workload.device == "cuda":
+                measured[name] = _memory_of(workload, name)
+                torch.cuda.empty_cache()
+                continue
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_volunteer) as pool:
+                measured[name] = pool.submit(_memory_of, workload, name).result()
+    return measured
+
+
+def _volunteer() -> None:
+    """If a process must be killed for want of memory, this one and not its parent."""
+    Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _memory_of(workload: Workload, name: str) -> int:
+    with silence():
+        return _peak_of(workload, workload.model(name))
+
+
+def _peak_of(workload: Workload, model: PreTrainedModel) -> int:
+    inputs = workload.inputs(model)
+    if workload.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        workload.run(model, inputs)
+        return torch.cuda.max_memory_allocated() - held
+    return peak_beyond(lambda: workload.run(model, inputs))
+
+
+def peak_beyond(run: Callable[[], object]) -> int:
+    """Bytes of the process's memory at the peak of a call beyond what was held before. Linux only."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at what is held now
+    held = _peak_bytes()
+    run()
+    return _peak_bytes() - held
+
+
+def _peak_bytes() -> int:
+    """Not `getrusage`: what that reports begins at the size of the process that started this one."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+@contextmanager
+def _noting(failures: dict[str, str] | None, name: str) -> Iterator[None]:
+    """Put the reason of an error into `failures` and go on; without `failures`, let it through."""
+    try:
+        yield
+    except Exception as error:
+        if failures is None:
+            raise
+        failures[name] = _reason(error)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, BrokenProcessPool):
+        return "killed: the process ended without an answer, most likely for want of memory"
+    first_line = (str(error).splitlines() or [""])[0]
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return f"out of memory: {first_line}"
+    return f"{type(error).__name__}: {first_line}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure.
+
+    Attributes:
+        workloads: the work, one point each.
+        models: names from `MODELS`.
+        repeats: how often each model's time is measured.
+        limits: the most tokens of a document that a model is measured with; absent models have no limit.
+        with_memory: measure memory too. It is measured first, so that what does not fit is not tried in this process.
+        with_profile: find out what longformer_plus spends its time with.
+
+    Raises:
+        ValueError: a name is unknown, or this machine cannot do it.
+    """
+
+    workloads: Sequence[Workload]
+    models: Sequence[str] = IMPLEMENTATIONS
+    repeats: int = 5
+    limits: Mapping[str, int] = field(default_factory=dict)
+    with_memory: bool = True
+    with_profile: bool = False
+
+    def __post_init__(self) -> None:
+        check_names(self.models, MODELS, "model")
+        check_names(self.limits, self.models, "limit")
+        check_names((workload.backend for workload in self.workloads), ALL_ATTENTION_FUNCTIONS.valid_keys(), "backend")
+        if self.repeats < 1:
+            raise ValueError(f"repeats={self.repeats} is not allowed: it must be at least 1.")
+        devices = {workload.device for workload in self.workloads}
+        if "cuda" in devices and not torch.cuda.is_available():
+            raise ValueError('device="cuda" is not possible: torch sees no CUDA device here. Use "cpu".')
+        if self.with_memory and "cpu" in devices and not Path("/proc/self/clear_refs").exists():
+            raise ValueError("Memory on a CPU can be measured on Linux only. Leave it out: --no-memory.")
+
+    def models_of(self, workload: Workload) -> list[str]:
+        """The models that are within their limits."""
+        return [name for name in self.models if workload.num_tokens <= self.limits.get(name, workload.num_tokens)]
+
+    def cost(self, workload: Workload) -> int:
+        """How long the work takes, roughly: tokens times layers, training three times a forward, over all models."""
+        passes = 3 if workload.work == "training" else 1
+        return passes * sum(workload.lengths()) * (workload.num_layers or 12) * len(self.models_of(workload))
+
+    def measure(self, workload: Workload) -> Point:
+        """Measure memory, then time. What fails is noted in the point."""
+        failures: dict[str, str] = {}
+        models = self.models_of(workload)
+        peaks = memory(workload, models, failures) if self.with_memory else {}
+        left = [name for name in models if name not in failures]
+        with silence():
+            measured = seconds(workload, self.repeats, left, failures)
+            shares = profile(workload) if self.with_profile and "longformer_plus" in measured else {}
+        if workload.device == "cuda":
+            torch.cuda.empty_cache()
+        return Point(workload, sum(workload.lengths()), measured, peaks, failures, shares)
+
+
+def environment(device: str = "cpu") -> dict[str, str | int]:
+    """What a measured number depends on: processor, threads, versions, date."""
+    return {
+        "processor": _processor(),
+        **({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {}),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "longformer_plus": __version__,
+        "python": platform.python_version(),
+        "date": date.today().isoformat(),
+    }
+
+
+def circumstances() -> str:
+    """One line with what a measured number depends on: processor, threads, versions, date."""
+    return describe(environment())
+
+
+def describe(environment: Mapping[str, str | int]) -> str:
+    """One line of an `environment`."""
+    parts = [str(environment[name]) for name in ("gpu", "processor") if name in environment]
+    versions = [f"{name} {environment[name]}" for name in ("torch", "transformers", "longformer_plus", "python")]
+    return ", ".join([*parts, f"{environment['threads']} threads", *versions, str(environment["date"])])
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

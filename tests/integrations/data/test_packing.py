@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from longformer_plus import LongformerPlusConfig, LongformerPlusForMaskedLM, LongformerPlusTokenizer
+
+pytest.importorskip("datasets")
+from longformer_plus.integrations.data.packing import (
+    PackedDocuments,
+    TextSource,
+    attend_to_neighbours,
+    train_tokenizer,
+)
+
+from ...fine_tuning import rows, write_rows
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> list[TextSource]:
+    """Ten short texts of words, and one long one of numbers."""
+    folder = tmp_path_factory.mktemp("sources")
+    long = [{"text": " ".join(str(number) for number in range(5000))}]
+    files = {"short": rows("fill-mask", 10, length=15), "long": long}
+    return [TextSource(write_rows(folder / f"{name}.jsonl", lines)) for name, lines in files.items()]
+
+
+def test_rows_are_full_and_documents_apart(sources: list[TextSource], tokenizer: LongformerPlusTokenizer) -> None:
+    packed = PackedDocuments(sources, tokenizer, 150, 40)
+    for row in packed:
+        ids, numbers = np.array(row["input_ids"]), np.array(row["document_ids"])
+        assert len(ids) == len(numbers) == 150
+        starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+        assert (np.diff(numbers) >= 0).all()
+        assert (ids[starts] == tokenizer.cls_token_id).all()
+        assert (ids[starts[1:] - 1] == tokenizer.sep_token_id).all()
+        assert tokenizer.pad_token_id not in ids
+    with pytest.raises(IndexError):
+        packed[40]
+
+
+def test_a_row_depends_on_seed_and_number_only(sources: list[TextSource], tokenizer: LongformerPlusTokenizer) -> None:
+    packed = PackedDocuments(sources, tokenizer, 64, 10)
+    again = PackedDocuments(sources, tokenizer, 64, 100)
+    assert [again[index] for index in (7, 3)] == [packed[index] for index in (7, 3)]
+    assert packed[3]["input_ids"] != packed[4]["input_ids"]
+    assert packed[3]["input_ids"] != PackedDocuments(sources, tokenizer, 64, 10, seed=1)[3]["input_ids"]
+
+
+def test_sources_are_balanced_by_weight(sources: list[TextSource], tokenizer: LongformerPlusTokenizer) -> None:
+    def share_of_numbers(weights: list[float] | None) -> float:
+        packed = PackedDocuments(sources, tokenizer, 64, 300, weights)
+        return float(np.mean([any(map(str.isdigit, tokenizer.decode(row["input_ids"]))) for row in packed]))
+
+    assert share_of_numbers([3, 1]) == pytest.approx(0.25, abs=0.08)
+    sizes = [source.num_characters for source in sources]
+    assert share_of_numbers(None) == pytest.approx(sizes[1] / sum(sizes), abs=0.05)
+    with pytest.raises(ValueError, match=r"weights=\[1\] is not allowed"):
+        PackedDocuments(sources, tokenizer, 64, 1, [1])
+
+
+def test_all_of_a_long_text_is_drawn(sources: list[TextSource]) -> None:
+    random = np.random.default_rng(0)
+    drawn = np.zeros(5000)
+    for _ in range(2000):
+        words = sources[1].draw(600, random).split()
+        assert len(" ".join(words)) <= 600
+        drawn[[int(word) for word in words[:-1]]] += 1
+    assert (drawn[:4900] > 0).all()
+    middle = drawn[200:4800]
+    assert middle.max() < 3 * middle.mean()
+
+
+def test_wrong_rows_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"bad\.jsonl, line 2: 'text' is empty"):
+        TextSource(write_rows(tmp_path / "bad.jsonl", [{"text": "x"}, {"text": ""}]))
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "text.jsonl"
+    assert TextSource(write_rows(path, [{"text": "first"}]))[0] == "first"
+    assert TextSource(write_rows(path, [{"text": "second"}]))[0] == "second"
+
+
+def test_a_trained_tokenizer(tmp_path: Path, tokenizer: LongformerPlusTokenizer) -> None:
+    assert len(tokenizer) == 300
+    text = "the old river Berlin ünïcödé"
+    assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
+    special = [tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id]
+    assert [*special, tokenizer.mask_token_id] == [0, 1, 2, 3, 4]
+    tokenizer.save_pretrained(tmp_path)
+    again = LongformerPlusTokenizer.from_pretrained(tmp_path)
+    assert again(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert again.model_max_length == 500
+    with pytest.raises(ValueError, match="vocab_size=100 is not allowed"):
+        train_tokenizer([write_rows(tmp_path / "text.jsonl", rows("fill-mask"))], 100)
+
+
+@pytest.mark.parametrize(("hidden_size", "heads"), [(256, 4), (96, 3), (66, 2)])
+def test_heads_start_by_attending_to_neighbours(hidden_size: int, heads: int) -> None:
+    torch.manual_seed(0)
+    config = LongformerPlusConfig(
+        vocab_size=500,
+        hidden_size=hidden_size,
+        num_hidden_layers=2,
+        num_attention_heads=heads,
+        intermediate_size=64,
+        max_position_embeddings=302,
+        attention_window=64,
+    )
+    model = LongformerPlusForMaskedLM(config)
+    untouched = {name: weight.clone() for name, weight in model.state_dict().items()}
+    attend_to_neighbours(model)
+    changed = {name for name, weight in model.state_dict().items() if not torch.equal(weight, untouched[name])}
+    assert all("position_embeddings" in name or "layer.0.attention.self." in name for name in changed)
+    ids = torch.randint(5, 500, (2, 300))
+    with torch.no_grad():
+        weights = model.eval()(ids, output_attentions=True).attentions[0]
+    for head, distance in zip(range(heads), (-1, 1, -2, 2), strict=False):
+        inside = weights[:, head, 5:-5]
+        # Columns of the window, after those of global tokens, of which there are none.
+        assert (inside.argmax(-1) == 32 + distance).float().mean() > 0.9
+        assert inside[..., 32 + distance].mean() > 0.5
