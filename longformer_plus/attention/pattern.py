@@ -202,10 +202,14 @@ class AttentionPattern:
         if self.global_segments is None:
             raise ValueError("A pattern without global tokens has no global rows.")
         is_filler = (self.global_segments == MASKED)[:, :, None]
-        kept = torch.where(is_filler, self.take_global(rows), global_rows)
+        kept = torch.where(is_filler, self.take_global(rows), global_rows.to(rows.dtype))
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return rows.scatter(1, self._expanded_index(rows), kept)
         return rows.scatter_(1, self._expanded_index(rows), kept)
+
+    def clear_masked(self, rows: Tensor) -> Tensor:
+        """(B, N, E) with zeros in the rows of masked tokens."""
+        return rows if self.is_uniform else rows.masked_fill(~self.valid[:, :, None], 0.0)
 
     def _expanded_index(self, rows: Tensor) -> Tensor:
         if self.global_index is None:

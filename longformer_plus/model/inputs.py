@@ -44,6 +44,11 @@ class ModelInputs:
     document_ids: Tensor | None
 
     @property
+    def embedded(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+        """What the embeddings are made of: ids, types, positions, and word embeddings given in place of ids."""
+        return self.input_ids, self.token_type_ids, self.position_ids, self.inputs_embeds
+
+    @property
     def tokens(self) -> Tensor:
         """(B, N) ids or (B, N, E) embeddings, whichever were given."""
         return self.input_ids if self.inputs_embeds is None else self.inputs_embeds  # type: ignore[return-value]
@@ -52,7 +57,6 @@ class ModelInputs:
 def checked_inputs(
     config: LongformerPlusConfig,
     inputs: ModelInputs,
-    num_embeddings: int,
     cache: LongformerPlusCache | None,
     arguments: Mapping[str, Any],
     checks: ValueChecks,
@@ -62,7 +66,6 @@ def checked_inputs(
     Args:
         config: the model's configuration.
         inputs: as the caller gave them.
-        num_embeddings: rows of the word embeddings, which resizing may have changed.
         cache: what is kept of the tokens before, if anything; the masks may include those.
         arguments: the others of the forward; see `flattened_documents`.
         checks: where the checks of values are noted.
@@ -77,7 +80,7 @@ def checked_inputs(
         global_attention_mask=new_columns(inputs.global_attention_mask, cache, inputs.tokens),
     )
     _check_tokens(config, inputs.input_ids, inputs.inputs_embeds)
-    _check_masks_and_ids(config, inputs, num_embeddings, checks)
+    _check_masks_and_ids(config, inputs, checks)
     if inputs.document_ids is None:
         document_ids = flattened_documents(arguments, inputs.position_ids, inputs.tokens.shape[1], checks)
         if document_ids is not None:
@@ -301,9 +304,7 @@ def _check_tokens(config: LongformerPlusConfig, input_ids: Tensor | None, inputs
         raise ValueError("The input has no tokens: give at least one token per document.")
 
 
-def _check_masks_and_ids(
-    config: LongformerPlusConfig, inputs: ModelInputs, num_embeddings: int, checks: ValueChecks
-) -> None:
+def _check_masks_and_ids(config: LongformerPlusConfig, inputs: ModelInputs, checks: ValueChecks) -> None:
     """Check the shapes and values of what a forward is given for its (B, N) tokens."""
     shape = (inputs.tokens.shape[0], inputs.tokens.shape[1])
     if inputs.attention_mask is not None:
@@ -311,7 +312,8 @@ def _check_masks_and_ids(
     if inputs.global_attention_mask is not None:
         _check_mask("global_attention_mask", inputs.global_attention_mask, shape, 1, checks)
     if inputs.input_ids is not None:
-        _check_ids("input_ids", inputs.input_ids, num_embeddings, shape, checks)
+        # Not the rows of the layer itself, which may be an adapter's.
+        _check_ids("input_ids", inputs.input_ids, config.vocab_size, shape, checks)
     if inputs.token_type_ids is not None:
         _check_ids("token_type_ids", inputs.token_type_ids, config.type_vocab_size, shape, checks)
     if inputs.position_ids is not None:
