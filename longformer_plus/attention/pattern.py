@@ -165,6 +165,9 @@ class AttentionPattern:
 
     def shared(self, key: object, build: Callable[[], T]) -> T:
         """What `build` gives, built at the first call with this key and kept for the other layers."""
+        if torch.compiler.is_compiling() and not torch.compiler.is_exporting() and torch.is_grad_enabled():
+            # A compiled checkpoint may change nothing outside of itself. The compiler builds once what is built alike.
+            return build()
         if key not in self._shared:
             self._shared[key] = build()
         return self._shared[key]
