@@ -478,6 +478,6 @@ def pooled_token(hidden_states: Tensor, attention_mask: Tensor | None, is_causal
     """
     if attention_mask is None:
         return hidden_states[:, -1 if is_causal else 0]
-    valid = (attention_mask > 0).long()
+    valid = (attention_mask.to(hidden_states.device) > 0).long()
     place = hidden_states.shape[1] - 1 - valid.flip(1).argmax(dim=1) if is_causal else valid.argmax(dim=1)
     return hidden_states.gather(1, place[:, None, None].expand(-1, 1, hidden_states.shape[-1]))[:, 0]

@@ -64,8 +64,9 @@ class Padding:
         return cls(valid, index, keep_sample)
 
     def remove(self, rows: Tensor) -> Tensor:
-        """(B, N, ...) -> (1, T, ...); also from (1, N, ...), the same for every row of the batch."""
-        return rows.expand(*self.valid.shape, *rows.shape[2:]).flatten(0, 1)[self.index][None]
+        """(B, N, ...) -> (1, T, ...), on the device of the rows; also from (1, N, ...), the same for every row of the
+        batch."""
+        return rows.expand(*self.valid.shape, *rows.shape[2:]).flatten(0, 1)[self.index.to(rows.device)][None]
 
     def pattern(
         self,
@@ -97,10 +98,14 @@ class Padding:
         )
 
     def restore(self, states: Tensor, fill_with_sample: bool = False) -> Tensor:
-        """(1, T, E) -> (B, N, E), where padding is zero, or the sample if there is one and it is asked for."""
-        places = self.index[:-1] if self.has_sample else self.index
+        """(1, T, E) -> (B, N, E), where padding is zero, or the sample if there is one and it is asked for.
+
+        On the device of the states, which may be that of a later layer.
+        """
+        index = self.index.to(states.device)
+        places = index[:-1] if self.has_sample else index
         batch = states.new_zeros(self.valid.numel(), states.shape[-1]).index_copy(0, places, states[0, : len(places)])
         batch = batch.unflatten(0, self.valid.shape)
         if fill_with_sample and self.has_sample:
-            batch = torch.where(self.valid[:, :, None], batch, states[:, -1:])
+            batch = torch.where(self.valid.to(states.device)[:, :, None], batch, states[:, -1:])
         return batch

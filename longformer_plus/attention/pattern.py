@@ -20,6 +20,8 @@ from torch.nn import functional as F
 MASKED = -1
 # Queries of a block on accelerators.
 QUERY_BLOCK = 128
+# The key of `AttentionPattern.shared` for what `documents` makes.
+DOCUMENTS = "documents"
 
 T = TypeVar("T")
 
@@ -132,7 +134,9 @@ class AttentionPattern:
                 for name, value in ((each.name, getattr(self, each.name)) for each in fields(self))
                 if isinstance(value, Tensor)
             }
-            return replace(self, **tensors, _shared={})
+            # What was read from this device is not read again from the other.
+            read = {key: self._shared[key].to(device, non_blocking) for key in (DOCUMENTS,) if key in self._shared}
+            return replace(self, **tensors, _shared=read)
 
         return self.shared(("on", torch.device(device)), moved)
 
