@@ -231,7 +231,8 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         given = ModelInputs(
             input_ids, inputs_embeds, token_type_ids, position_ids, attention_mask, global_attention_mask, document_ids
         )
-        num_embeddings = self.config.vocab_size  # the layer itself may be an adapter's
+        # An adapter's layer does not say.
+        num_embeddings = getattr(self.embeddings.word_embeddings, "num_embeddings", self.config.vocab_size)
         checks = ValueChecks()
         inputs = checked_inputs(self.config, given, num_embeddings, cache, kwargs, checks)
         head_masks = check_head_mask(self.config, head_mask)

@@ -60,7 +60,10 @@ def _in_their_folder(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 # What PEFT's tests skip by the names of the encoders that they know.
 _FOR_DECODERS = {
-    "PrefixTuningConfig": (TypeError, "a prefix is keys and values of transformers' own cache, which encoders have not"),
+    "PrefixTuningConfig": (
+        TypeError,
+        "a prefix is keys and values of transformers' own cache, which encoders have not",
+    ),
     "ShadowConfig": (AttributeError, "it is put around the layers of decoders"),
 }
 

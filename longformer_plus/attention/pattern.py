@@ -135,7 +135,9 @@ class AttentionPattern:
                 if isinstance(value, Tensor)
             }
             # What was read from this device is not read again from the other.
-            read = {key: self._shared[key].to(device, non_blocking) for key in (DOCUMENTS,) if key in self._shared}
+            read: dict[object, Any] = {
+                key: self._shared[key].to(device, non_blocking) for key in (DOCUMENTS,) if key in self._shared
+            }
             return replace(self, **tensors, _shared=read)
 
         return self.shared(("on", torch.device(device)), moved)
