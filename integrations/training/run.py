@@ -147,9 +147,11 @@ def last_checkpoint(folder: Path) -> Path | None:
 def _restore_if_finished(trainer: Trainer, checkpoint: Path) -> bool:
     """Whether a checkpoint is of a run's last step, which is then loaded: `Trainer` would make one step more."""
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    if state.global_step < state.max_steps:
+    # Not public: without it, the step more is made.
+    load = getattr(trainer, "_load_from_checkpoint", None)
+    if state.global_step < state.max_steps or load is None:
         return False
-    trainer._load_from_checkpoint(str(checkpoint))
+    load(str(checkpoint))
     trainer.state = state
     # Which process this is, the file does not say.
     state.is_world_process_zero = trainer.is_world_process_zero()

@@ -6,7 +6,8 @@ blocks of keys, H heads, A groups of heads that share keys, X and Y features of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from ..ops.host_reads import read_together
 from .blocks import additive
-from .pattern import MASKED, QUERY_BLOCK, AttentionPattern
+from .pattern import DOCUMENTS, MASKED, QUERY_BLOCK, AttentionPattern
 
 # Keys of a block, all of one document.
 _KEYS = 128
@@ -48,7 +49,7 @@ class GlobalDocuments:
 
         Their sizes are read from the device at once.
         """
-        return pattern.shared("documents", lambda: cls._build(pattern))
+        return pattern.shared(DOCUMENTS, lambda: cls._build(pattern))
 
     @classmethod
     def _build(cls, pattern: AttentionPattern) -> GlobalDocuments:
@@ -88,6 +89,15 @@ class GlobalDocuments:
             allowed,
             dict(zip(columns, most_columns, strict=True)),
         )
+
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> GlobalDocuments:
+        """The same documents on another device."""
+        tensors: dict[str, Any] = {
+            name: value.to(device, non_blocking=non_blocking)
+            for name, value in ((each.name, getattr(self, each.name)) for each in fields(self))
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **tensors)
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, dropout: float, heads: int = 1, bias: Tensor | None = None

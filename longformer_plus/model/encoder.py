@@ -130,7 +130,9 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
             input_ids, inputs_embeds, token_type_ids, position_ids, attention_mask, global_attention_mask, document_ids
         )
         checks = ValueChecks()
-        inputs = checked_inputs(self.config, given, cache, kwargs, checks)
+        # An adapter's layer does not say how many rows it has.
+        num_embeddings = getattr(self.embeddings.word_embeddings, "num_embeddings", self.config.vocab_size)
+        inputs = checked_inputs(self.config, given, num_embeddings, cache, kwargs, checks)
         self._warn(inputs, output_attentions)
 
         masks = self._masks(inputs, cache, max_global_tokens, checks)
@@ -351,6 +353,6 @@ def pooled_token(hidden_states: Tensor, attention_mask: Tensor | None, is_causal
     """
     if attention_mask is None:
         return hidden_states[:, -1 if is_causal else 0]
-    valid = (attention_mask > 0).long()
+    valid = (attention_mask.to(hidden_states.device) > 0).long()
     place = hidden_states.shape[1] - 1 - valid.flip(1).argmax(dim=1) if is_causal else valid.argmax(dim=1)
     return hidden_states.gather(1, place[:, None, None].expand(-1, 1, hidden_states.shape[-1]))[:, 0]

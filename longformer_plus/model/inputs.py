@@ -57,6 +57,7 @@ class ModelInputs:
 def checked_inputs(
     config: LongformerPlusConfig,
     inputs: ModelInputs,
+    num_embeddings: int,
     cache: LongformerPlusCache | None,
     arguments: Mapping[str, Any],
     checks: ValueChecks,
@@ -66,6 +67,7 @@ def checked_inputs(
     Args:
         config: the model's configuration.
         inputs: as the caller gave them.
+        num_embeddings: rows of the word embeddings, which resizing may have changed.
         cache: what is kept of the tokens before, if anything; the masks may include those.
         arguments: the others of the forward; see `flattened_documents`.
         checks: where the checks of values are noted.
@@ -80,7 +82,7 @@ def checked_inputs(
         global_attention_mask=new_columns(inputs.global_attention_mask, cache, inputs.tokens),
     )
     _check_tokens(config, inputs.input_ids, inputs.inputs_embeds)
-    _check_masks_and_ids(config, inputs, checks)
+    _check_masks_and_ids(config, inputs, num_embeddings, checks)
     if inputs.document_ids is None:
         document_ids = flattened_documents(arguments, inputs.position_ids, inputs.tokens.shape[1], checks)
         if document_ids is not None:
@@ -304,7 +306,9 @@ def _check_tokens(config: LongformerPlusConfig, input_ids: Tensor | None, inputs
         raise ValueError("The input has no tokens: give at least one token per document.")
 
 
-def _check_masks_and_ids(config: LongformerPlusConfig, inputs: ModelInputs, checks: ValueChecks) -> None:
+def _check_masks_and_ids(
+    config: LongformerPlusConfig, inputs: ModelInputs, num_embeddings: int, checks: ValueChecks
+) -> None:
     """Check the shapes and values of what a forward is given for its (B, N) tokens."""
     shape = (inputs.tokens.shape[0], inputs.tokens.shape[1])
     if inputs.attention_mask is not None:
@@ -312,8 +316,7 @@ def _check_masks_and_ids(config: LongformerPlusConfig, inputs: ModelInputs, chec
     if inputs.global_attention_mask is not None:
         _check_mask("global_attention_mask", inputs.global_attention_mask, shape, 1, checks)
     if inputs.input_ids is not None:
-        # Not the rows of the layer itself, which may be an adapter's.
-        _check_ids("input_ids", inputs.input_ids, config.vocab_size, shape, checks)
+        _check_ids("input_ids", inputs.input_ids, num_embeddings, shape, checks)
     if inputs.token_type_ids is not None:
         _check_ids("token_type_ids", inputs.token_type_ids, config.type_vocab_size, shape, checks)
     if inputs.position_ids is not None:

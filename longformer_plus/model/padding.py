@@ -81,13 +81,14 @@ class Padding:
         return cls(valid, torch.cat([index, valid.flatten().long().argmin()[None]]))
 
     def remove(self, rows: Tensor) -> Tensor:
-        """(B, N, ...) -> (1, T, ...); also from (1, N, ...), the same for every row of the batch."""
-        return rows.expand(*self.valid.shape, *rows.shape[2:]).flatten(0, 1)[self.index][None]
+        """(B, N, ...) -> (1, T, ...), on the device of the rows; also from (1, N, ...), the same for every row."""
+        return rows.expand(*self.valid.shape, *rows.shape[2:]).flatten(0, 1)[self.index.to(rows.device)][None]
 
     def restore(self, states: Tensor) -> Tensor:
-        """(1, T, E) -> (B, N, E), where all padding is as the sample is."""
-        rows = states.new_zeros(self.valid.numel(), states.shape[-1]).index_copy(0, self.index[:-1], states[0, :-1])
-        return torch.where(self.valid[:, :, None], rows.unflatten(0, self.valid.shape), states[:, -1:])
+        """(1, T, E) -> (B, N, E), where all padding is as the sample is; on the device of the states, a later layer's."""
+        index, valid = self.index.to(states.device), self.valid.to(states.device)
+        rows = states.new_zeros(valid.numel(), states.shape[-1]).index_copy(0, index[:-1], states[0, :-1])
+        return torch.where(valid[:, :, None], rows.unflatten(0, valid.shape), states[:, -1:])
 
     def pattern(
         self,

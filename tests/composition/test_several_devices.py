@@ -210,7 +210,8 @@ def spread_over_devices(model: torch.nn.Module) -> None:
 
     That device has no values, so that whatever reads one raises, and so does what mixes it with the first device.
     """
-    for name in ("longformer.encoder.layer.1", "lm_head"):
+    names = dict(model.named_children()).keys() - {"longformer"}
+    for name in ("longformer.encoder.layer.1", *(["longformer.pooler"] if model.longformer.pooler else []), *names):
         module = model.get_submodule(name)
         if name == "lm_head":  # its matrix is tied to the first device's
             module.decoder.weight = torch.nn.Parameter(module.decoder.weight.clone())
@@ -232,19 +233,34 @@ def test_layers_on_two_devices(backend: str, padding: str, num_global: int | Non
         batch["attention_mask"][1] = ~places
     patterns: list[Any] = []
     for layer in model.longformer.encoder.layer:
-        layer.attention.self.register_forward_pre_hook(
-            lambda module, args, kwargs: patterns.extend([*args, *kwargs.values()]), with_kwargs=True
+        # Not a hook before it: with one, no padding is taken out.
+        layer.attention.self.register_forward_hook(
+            lambda module, args, kwargs, output: patterns.extend([*args, *kwargs.values()]), with_kwargs=True
         )
     with torch.set_grad_enabled(is_training):
         outputs = model(**{name: values for name, values in batch.items() if name != "labels"})
     assert outputs.logits.is_meta
     assert outputs.logits.shape == (4, 20, 60)
     first, second = (each for each in patterns if isinstance(each, AttentionPattern))
+    assert first.is_packed == (padding == "right")
     devices = [
         {value.device.type for value in vars(pattern).values() if isinstance(value, torch.Tensor)}
         for pattern in (first, second)
     ]
     assert devices == [{"cpu"}, {"meta"}]
+
+
+@pytest.mark.parametrize("padding", ["none", "right"])
+@pytest.mark.parametrize("head", [*HEADS, "CausalLM"])
+def test_losses_on_two_devices(head: str, padding: str) -> None:
+    """Labels and masks are on the first device, states and logits on the second."""
+    model = make_model(head)
+    batch = make_batch("MaskedLM" if head == "CausalLM" else head, None)
+    if padding == "right":
+        batch["attention_mask"][1, ..., 12:] = 0
+        batch["input_ids"][1, ..., 12:] = 1
+    spread_over_devices(model)
+    assert model(**batch).loss.is_meta
 
 
 def test_weights_in_memory_and_on_disk(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import longformer_plus
 from longformer_plus import LongformerPlusForMaskedLM, LongformerPlusModel
+from longformer_plus.facts import ValueChecks
 from longformer_plus.global_attention import build_global_attention_mask
 
 from ..cases import small_config, spread
@@ -78,6 +79,20 @@ def test_nothing_is_read_where_the_global_tokens_are_promised(head: str, padded:
     assert outputs[0].is_meta
     if labels:
         outputs.loss.backward()
+
+
+def test_checks_are_read_where_a_device_cannot_stop_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's assertion on the device is not public."""
+
+    def note() -> ValueChecks:
+        checks = ValueChecks()
+        checks.refuse(lambda: torch.zeros((), dtype=torch.bool, device="meta"), ValueError)
+        return checks
+
+    assert note().read({}) == {}
+    monkeypatch.delattr(torch, "_assert_async")
+    with pytest.raises(NotImplementedError):
+        note().read({})
 
 
 @pytest.mark.parametrize("packed", [False, True])

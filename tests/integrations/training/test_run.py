@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -209,6 +210,18 @@ class Killer(training.Progress):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 3:
             raise KilledError
+
+
+def test_a_finished_run_is_trained_on_where_trainer_has_no_way_to_load_it(tmp_path: Path) -> None:
+    """The method is private: a Trainer without it makes one step more."""
+    state = training.TrainerState(global_step=3, max_steps=3)
+    state.save_to_json(str(tmp_path / "trainer_state.json"))
+    loaded: list[str] = []
+    trainer: Any = SimpleNamespace(is_world_process_zero=lambda: True, is_local_process_zero=lambda: True)
+    assert not training._restore_if_finished(trainer, tmp_path)
+    trainer._load_from_checkpoint = loaded.append
+    assert training._restore_if_finished(trainer, tmp_path)
+    assert loaded == [str(tmp_path)]
 
 
 @pytest.mark.parametrize("task", ["fill-mask", "text-classification"])
