@@ -84,7 +84,7 @@ def _mask(pattern: AttentionPattern, query: Tensor) -> Tensor:
 
 def _most_global(pattern: AttentionPattern) -> int:
     """The most global tokens that any document has."""
-    return GlobalDocuments.of(pattern).queries.shape[1] if pattern.is_packed else pattern.num_global
+    return GlobalDocuments.of(pattern).most if pattern.is_packed else pattern.num_global
 
 
 def _project(project: nn.Module, rows: Tensor, num_heads: int) -> Tensor:

@@ -85,7 +85,7 @@ class Padding:
         return rows.expand(*self.valid.shape, *rows.shape[2:]).flatten(0, 1)[self.index.to(rows.device)][None]
 
     def restore(self, states: Tensor) -> Tensor:
-        """(1, T, E) -> (B, N, E), where all padding is as the sample is; on the device of the states, a later layer's."""
+        """(1, T, E) -> (B, N, E), where all padding is as the sample is, on the device of the states."""
         index, valid = self.index.to(states.device), self.valid.to(states.device)
         rows = states.new_zeros(valid.numel(), states.shape[-1]).index_copy(0, index[:-1], states[0, :-1])
         return torch.where(valid[:, :, None], rows.unflatten(0, valid.shape), states[:, -1:])
