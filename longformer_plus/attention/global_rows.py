@@ -8,11 +8,13 @@ projected token by token: the scores are (W_k^T q) . x + q . b_k, and the contex
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ops import apply_linear, autocast_dtype, is_plain_linear
+from ..ops import apply_linear, autocast_dtype, is_plain_linear, recompute
 from .blocks import additive, softmax
 from .documents import GlobalDocuments
 from .pattern import AttentionPattern
@@ -167,7 +169,8 @@ def _projected(
 ) -> tuple[Tensor, Tensor | None]:
     """(B, H, N, D) twice, (B, H, G, D) -> (B, H, G, D), (B, H, G, N) or None."""
     if not need_probabilities:
-        return F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=1.0), None
+        attend = partial(F.scaled_dot_product_attention, attn_mask=mask, dropout_p=dropout, scale=1.0)
+        return recompute(attend, query, key, value, draws=dropout > 0), None
     kept = F.dropout(_softmax(query @ key.transpose(-1, -2), mask), dropout)
     return kept @ value, kept
 

@@ -77,7 +77,7 @@ class LongformerPlusSelfAttention(nn.Module):
         if pattern.num_global:
             projections = (self.query_global, self.key_global, self.value_global)
             global_rows, global_probabilities = attend_globally(
-                hidden_states, *projections, pattern, self.num_heads, dropout, output_attentions
+                hidden_states, *projections, pattern, self.num_heads, dropout, need_probabilities=backend == "eager"
             )
             context = pattern.put_global(context, global_rows)
         context = pattern.clear_masked(context)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def recompute(function: Callable[..., Tensor], *tensors: Tensor, draws: bool = False) -> Tensor:
@@ -48,11 +49,18 @@ class _Recomputed(torch.autograd.Function):
                 tensor.view_as(tensor) if keeps_graph else tensor.detach().requires_grad_(wanted)
                 for tensor, wanted in zip(ctx.saved_tensors, needed, strict=True)
             ]
-            with _replayed(ctx.state, grad.device):
+            with _replayed(ctx.state, grad.device), _twice_differentiable(keeps_graph):
                 result = ctx.function(*inputs)
         wanted_inputs = [tensor for tensor, wanted in zip(inputs, needed, strict=True) if wanted]
         gradients = iter(torch.autograd.grad(result, wanted_inputs, grad, create_graph=keeps_graph))
         return None, None, *(next(gradients) if wanted else None for wanted in needed)
+
+
+@contextmanager
+def _twice_differentiable(wanted: bool) -> Iterator[None]:
+    """Where it is wanted, attention by products and a softmax: the gradients of its other kernels have none."""
+    with sdpa_kernel(SDPBackend.MATH) if wanted else nullcontext():
+        yield
 
 
 def _random_state(device: torch.device) -> Tensor | None:
