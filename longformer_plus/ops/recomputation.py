@@ -43,6 +43,12 @@ class _Recomputed(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         keeps_graph = torch.is_grad_enabled()
         needed = ctx.needs_input_grad[2:]
+        if keeps_graph and ctx.state is not None and grad.device.type != "cpu":
+            # The kernel with second derivatives would drop other weights than the one of the forward pass did.
+            raise RuntimeError(
+                'Second derivatives through dropout on an accelerator need attn_implementation="eager", or '
+                "attention_probs_dropout_prob=0."
+            )
         with torch.enable_grad():
             # Views, so that a tensor given twice has two gradients; for a second derivative they stay in the graph.
             inputs = [
