@@ -47,7 +47,7 @@ examples:
       the other way round: a small model leaves the frequencies of tokens behind far sooner as a causal one
   longformer-plus train ... --output my-longformer --resume
       the same command again: go on from the last checkpoint, as if nothing had happened
-  accelerate launch --config_file docs/accelerate/ddp.yaml -m longformer_plus.cli train ...
+  accelerate launch --config_file docs/examples/accelerate/ddp.yaml -m longformer_plus.cli train ...
       on several devices or machines
 """
 

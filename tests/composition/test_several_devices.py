@@ -32,7 +32,7 @@ pytest.importorskip("accelerate")
 
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 
-CONFIGURATIONS = Path(__file__).parents[2] / "docs" / "accelerate"
+CONFIGURATIONS = Path(__file__).parents[2] / "docs" / "examples" / "accelerate"
 HEADS = ("MaskedLM", "SequenceClassification", "TokenClassification", "QuestionAnswering", "MultipleChoice")
 
 

@@ -1,6 +1,6 @@
 """Put trained checkpoints into the package, in half precision.
 
-python docs/shipped/pack.py BASE TOKENIZER TASK=ADAPTER ...
+python docs/examples/shipped/pack.py BASE TOKENIZER TASK=ADAPTER ...
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from longformer_plus import LongformerPlusConfig
 
-PACKAGE = Path(__file__).parents[2] / "longformer_plus" / "shipped"
+PACKAGE = Path(__file__).parents[3] / "longformer_plus" / "shipped"
 
 
 def pack_weights(source: Path, target: Path) -> None:

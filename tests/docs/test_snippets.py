@@ -1,4 +1,4 @@
-"""The README's snippets print what the README says they print."""
+"""The Python snippets of the pages print what the pages say they print."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ import pytest
 
 import longformer_plus
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "concepts").glob("*.md"))]
+SNIPPET = re.compile(r"```python\n((?:(?!```).)*)```\n\n((?:    [^\n]*\n)+)", re.DOTALL)
+
+SNIPPETS = [
+    pytest.param(code, expected, id=f"{page.relative_to(ROOT)} {number}")
+    for page in PAGES
+    for number, (code, expected) in enumerate(SNIPPET.findall(page.read_text()))
+]
 
 
-SNIPPETS = re.findall(r"```python\n((?:(?!```).)*)```\n\n((?:    [^\n]*\n)+)", README.read_text(), re.DOTALL)
-
-
-@pytest.mark.parametrize(("code", "expected"), SNIPPETS, ids=[f"snippet {number}" for number in range(len(SNIPPETS))])
+@pytest.mark.parametrize(("code", "expected"), SNIPPETS)
 def test_a_snippet_prints_what_stands_below_it(
     code: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

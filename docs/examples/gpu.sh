@@ -14,7 +14,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit
 PYTHON=${PYTHON:-python3}
 DEVICE=${DEVICE:-cuda}
 WORK=${WORK:-build/gpu}
-RESULTS=${RESULTS:-docs/benchmarks}
+RESULTS=${RESULTS:-docs/results/benchmarks}
 DATA=${DATA:-shared/data}
 STEPS=${STEPS:-tests forward training report pretraining lengthening tagging classification}
 STEP_SECONDS=${STEP_SECONDS:-570}
@@ -135,7 +135,7 @@ for step in $STEPS; do
   fi
   echo "$step: $WORK/$step.log"
   start=$SECONDS
-  timeout "$((left < STEP_SECONDS ? left : STEP_SECONDS))" bash docs/benchmarks/gpu.sh step "$step" >"$WORK/$step.log" 2>&1
+  timeout "$((left < STEP_SECONDS ? left : STEP_SECONDS))" bash docs/examples/gpu.sh step "$step" >"$WORK/$step.log" 2>&1
   status=$?
   tail -n 20 "$WORK/$step.log"
   echo "$step: $((SECONDS - start)) seconds, exit status $status (124: stopped by the clock)"

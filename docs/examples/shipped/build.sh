@@ -1,6 +1,6 @@
 #!/bin/sh
 # How the checkpoint of the package was made, from text to what lies in longformer_plus/shipped: see MODEL_CARD.md.
-#     DATA=where/the/texts/are OUT=where/to/write sh docs/shipped/build.sh
+#     DATA=where/the/texts/are OUT=where/to/write sh docs/examples/shipped/build.sh
 # Every step can be stopped, and resumed by the same command.
 set -eu
 TEXT=$DATA/pretraining

@@ -1,6 +1,6 @@
 """Questions made of text alone, to learn from before, or beside, the few that people wrote.
 
-python docs/fine_tuning/cloze_questions.py SOURCE[=WEIGHT] ... --number 10000 --output cloze.jsonl
+python docs/examples/research/cloze_questions.py SOURCE[=WEIGHT] ... --number 10000 --output cloze.jsonl
 
 Of a stretch of text, one sentence loses a few words: the answer. What is left of it, thinned out and behind a question
 word, is the question. One in eight asks another stretch, which does not answer it. The idea is that of Lewis, Denoyer
