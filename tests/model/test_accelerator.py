@@ -181,6 +181,16 @@ def test_one_document_with_many_global_tokens_costs_the_others_nothing() -> None
     assert documents.allowed.numel() <= 400 * 4_000 + 16 * 400 * 100 * 2
 
 
+@pytest.mark.parametrize("policy", ["cls", "last", "question", "choice", "separators", [7, 9]])
+def test_a_policy_neither_reads_from_the_device_nor_copies_to_it(policy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("tensor", "as_tensor"):
+        monkeypatch.setattr(torch, name, lambda *_, **__: pytest.fail("something is copied from the host"))
+    ids = torch.ones(2, 40, dtype=torch.long, device="meta")
+    mask = build_global_attention_mask(policy, ids, ids > 0, 2)
+    assert mask is not None
+    assert mask.is_meta
+
+
 @pytest.mark.parametrize("policy", ["cls", "last", "question", "choice", "separators", [7]])
 def test_a_policy_is_applied_to_each_of_many_documents(policy: Any) -> None:
     ids = torch.randint(2, 9, (1, 40_000), generator=torch.Generator().manual_seed(0))
