@@ -26,6 +26,7 @@ peft = pytest.importorskip("peft")
 from peft import LoraConfig, get_peft_model  # noqa: E402
 
 from longformer_plus.integrations import adapters  # noqa: E402
+from longformer_plus.integrations.tasks import TASKS  # noqa: E402
 
 # By the name of the configuration's class, with options that fit small layers.
 METHODS: dict[str, dict[str, Any]] = {
@@ -256,15 +257,20 @@ def test_an_adapter_for_each_row() -> None:
     assert moved(adapted[1][valid[1]], plain[1][valid[1]])
 
 
+# PEFT's class that loads an adapter, by the head that it adapts.
 AUTO = {
-    "feature-extraction": ("Model", "AutoPeftModelForFeatureExtraction"),
-    "fill-mask": ("ForMaskedLM", "AutoPeftModel"),
-    "multiple-choice": ("ForMultipleChoice", "AutoPeftModel"),
-    "question-answering": ("ForQuestionAnswering", "AutoPeftModelForQuestionAnswering"),
-    "text-generation": ("ForCausalLM", "AutoPeftModelForCausalLM"),
-    "text-classification": ("ForSequenceClassification", "AutoPeftModelForSequenceClassification"),
-    "token-classification": ("ForTokenClassification", "AutoPeftModelForTokenClassification"),
+    "Model": "AutoPeftModelForFeatureExtraction",
+    "ForMaskedLM": "AutoPeftModel",
+    "ForMultipleChoice": "AutoPeftModel",
+    "ForQuestionAnswering": "AutoPeftModelForQuestionAnswering",
+    "ForCausalLM": "AutoPeftModelForCausalLM",
+    "ForSequenceClassification": "AutoPeftModelForSequenceClassification",
+    "ForTokenClassification": "AutoPeftModelForTokenClassification",
 }
+
+
+def head_of(task: str) -> str:
+    return TASKS[task].model.__name__.removeprefix("LongformerPlus") if task in TASKS else "Model"
 
 
 def outputs_of(model: Any, head: str) -> torch.Tensor:
@@ -278,7 +284,8 @@ def outputs_of(model: Any, head: str) -> torch.Tensor:
 @pytest.mark.parametrize("task", adapters.TASKS)
 def test_what_is_saved_is_loaded(task: str, method: str, tmp_path: Path) -> None:
     """The adapter and what is trained of the head, on the base that a folder holds."""
-    head, auto = AUTO[task]
+    head = head_of(task)
+    auto = AUTO[head]
     make(head).save_pretrained(tmp_path / "base")
     model = getattr(longformer_plus, f"LongformerPlus{head}").from_pretrained(tmp_path / "base")
     config = adapters.adapter_config(task, getattr(peft, method), **METHODS[method])
@@ -301,7 +308,7 @@ def test_what_is_saved_is_loaded(task: str, method: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("task", adapters.TASKS)
 def test_all_linear_layers_but_the_head(task: str) -> None:
     """What of the head is trained as it is cannot be adapted as well."""
-    head, _ = AUTO[task]
+    head = head_of(task)
     model = get_peft_model(make(head), adapters.lora_config(task, r=2, target_modules="all-linear"))
     adapted = {name.partition(".lora_A")[0] for name, _ in model.named_parameters() if ".lora_A" in name}
     in_layers = {
