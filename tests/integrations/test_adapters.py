@@ -257,13 +257,20 @@ def test_an_adapter_for_each_row() -> None:
     assert moved(adapted[1][valid[1]], plain[1][valid[1]])
 
 
-def classes_of(task: str) -> tuple[str, str]:
-    """A task's head, and PEFT's Auto class for it, or the one for any model."""
-    if task not in TASKS:
-        return "Model", "AutoPeftModelForFeatureExtraction"
-    head = TASKS[task].model.__name__.removeprefix("LongformerPlus")
-    auto = TASKS[task].auto_class.replace("AutoModel", "AutoPeftModel")
-    return head, auto if hasattr(peft, auto) else "AutoPeftModel"
+# PEFT's class that loads an adapter, by the head that it adapts.
+AUTO = {
+    "Model": "AutoPeftModelForFeatureExtraction",
+    "ForMaskedLM": "AutoPeftModel",
+    "ForMultipleChoice": "AutoPeftModel",
+    "ForQuestionAnswering": "AutoPeftModelForQuestionAnswering",
+    "ForCausalLM": "AutoPeftModelForCausalLM",
+    "ForSequenceClassification": "AutoPeftModelForSequenceClassification",
+    "ForTokenClassification": "AutoPeftModelForTokenClassification",
+}
+
+
+def head_of(task: str) -> str:
+    return TASKS[task].model.__name__.removeprefix("LongformerPlus") if task in TASKS else "Model"
 
 
 def outputs_of(model: Any, head: str) -> torch.Tensor:
@@ -277,7 +284,8 @@ def outputs_of(model: Any, head: str) -> torch.Tensor:
 @pytest.mark.parametrize("task", adapters.TASKS)
 def test_what_is_saved_is_loaded(task: str, method: str, tmp_path: Path) -> None:
     """The adapter and what is trained of the head, on the base that a folder holds."""
-    head, auto = classes_of(task)
+    head = head_of(task)
+    auto = AUTO[head]
     make(head).save_pretrained(tmp_path / "base")
     model = getattr(longformer_plus, f"LongformerPlus{head}").from_pretrained(tmp_path / "base")
     config = adapters.adapter_config(task, getattr(peft, method), **METHODS[method])
@@ -300,7 +308,7 @@ def test_what_is_saved_is_loaded(task: str, method: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("task", adapters.TASKS)
 def test_all_linear_layers_but_the_head(task: str) -> None:
     """What of the head is trained as it is cannot be adapted as well."""
-    head, _ = classes_of(task)
+    head = head_of(task)
     model = get_peft_model(make(head), adapters.lora_config(task, r=2, target_modules="all-linear"))
     adapted = {name.partition(".lora_A")[0] for name, _ in model.named_parameters() if ".lora_A" in name}
     in_layers = {
@@ -333,11 +341,6 @@ def test_a_merged_model_is_a_plain_one(tmp_path: Path) -> None:
         merged.save_pretrained(tmp_path)
         again = transformers.AutoModelForTokenClassification.from_pretrained(tmp_path)
         assert_close(again(**BATCH).logits, want)
-
-
-@pytest.mark.filterwarnings("error:.*is_gradient_checkpointing.*:FutureWarning")
-def test_adapting_a_model_warns_of_no_name_that_its_user_has_not_written() -> None:
-    peft.get_peft_model(longformer_plus.LongformerPlusModel(small_config()), peft.LoraConfig())
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated.*:FutureWarning")
