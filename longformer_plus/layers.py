@@ -26,7 +26,7 @@ from .attention import (
 )
 from .cache import LongformerPlusCache, RollingLayer
 from .configuration import LongformerPlusConfig
-from .ops import apply_linear, feed_forward
+from .ops import apply_linear, autocast_dtype, feed_forward, is_plain_linear
 from .ops.pieces import is_bare, piece_size
 
 
@@ -146,6 +146,7 @@ class LongformerPlusSelfAttention(nn.Module):
             global rows (B, H, N, G), or None.
         """
         dropout = self.dropout_probability if self.training else 0.0
+        hidden_states = self._lowered(hidden_states)
         query, key, value = (
             apply_linear(project, hidden_states).unflatten(-1, (self.num_heads, -1))
             for project in (self.query, self.key, self.value)
@@ -186,6 +187,15 @@ class LongformerPlusSelfAttention(nn.Module):
         if global_probabilities is not None:
             global_probabilities = global_probabilities.transpose(2, 3)
         return context, probabilities, global_probabilities
+
+    def _lowered(self, hidden_states: Tensor) -> Tensor:
+        """(B, N, E) in the dtype of autocast, which would cast them, and keep them, once for each projection."""
+        if torch.compiler.is_compiling() or hidden_states.dtype != torch.float32:
+            return hidden_states
+        dtype = autocast_dtype(hidden_states.device)
+        projections = (self.query, self.key, self.value, self.query_global, self.key_global, self.value_global)
+        # An adapter may compute with what it is given.
+        return hidden_states if dtype is None or not all(map(is_plain_linear, projections)) else hidden_states.to(dtype)
 
     def _by_dilation(
         self,
