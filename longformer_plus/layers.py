@@ -151,6 +151,9 @@ class LongformerPlusSelfAttention(nn.Module):
             apply_linear(project, hidden_states).unflatten(-1, (self.num_heads, -1))
             for project in (self.query, self.key, self.value)
         )  # (B, N, H, D) each
+        if not torch.compiler.is_compiling() and (dtype := autocast_dtype(query.device)) is not None:
+            # An adapter may give another dtype than autocast computes in. The backward pass runs without autocast.
+            query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
         backend = "eager" if output_attentions else self.config._attn_implementation
         local_rows = partial(ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_local_rows), pattern=pattern)
         if cache is not None:
