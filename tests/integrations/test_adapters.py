@@ -242,6 +242,28 @@ def test_adapters_on_word_embeddings(method: str, head: str) -> None:
             assert_close(model.merge_and_unload()(**BATCH).logits, adapted.logits)
 
 
+class ScaledLinear(nn.Linear):
+    """An adapter that gives float32 under autocast: its scale is no half precision."""
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return super().forward(rows) * torch.full((self.out_features,), 0.5)
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "sdpa windows", "sdpa dense"])
+def test_keys_and_values_in_another_dtype_than_that_of_autocast(backend: str) -> None:
+    model = make(attention_window=8)
+    model.config._attn_implementation = backend
+    attention = model.longformer.encoder.layer[0].attention.self
+    attention.key, attention.value = (ScaledLinear(24, 24) for _ in range(2))
+    ids = torch.randint(3, 60, (1, 40))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(ids, labels=ids % 2).loss
+    loss.backward()
+    for projection in (attention.query, attention.key, attention.value):
+        assert projection.weight.grad.isfinite().all()
+        assert projection.weight.grad.abs().sum() > 0
+
+
 def test_an_adapter_for_each_row() -> None:
     """Rows are not put into one, which would give all of them the first one's adapter."""
     model = get_peft_model(make(unpad_inputs=True), LoraConfig(task_type="TOKEN_CLS", r=2)).eval()
