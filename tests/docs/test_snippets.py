@@ -5,8 +5,8 @@ A comment above a snippet says what its test needs, as one line of parts with se
     <!-- test: slow; documents; a classifier; needs FILES; NEW for OLD -->
 
 slow: not in the default run. documents: a folder of that name with small texts. a classifier: a folder "classifier"
-with one, untrained, and a folder "new" with a text. needs: shared data whose paths start so; where they are missing, the
-test is skipped. NEW for OLD: what is run in place of what is written, for training that would take long.
+with one, untrained, and a folder "new" with a text. needs: shared data whose paths start so; where they are missing,
+the test is skipped. NEW for OLD: what is run in place of what is written, for training that would take long.
 """
 
 from __future__ import annotations
