@@ -27,6 +27,7 @@ from transformers import PreTrainedTokenizerBase
 
 from longformer_plus import LongformerPlusPreTrainedModel, LongformerPlusTokenizer
 
+from .checks import check_text
 from .sources import is_file, iterate_records
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -41,7 +42,7 @@ class TextSource:
     """The texts of one file or data set, by number, on disk.
 
     Args:
-        source: see `records.read_records`.
+        source: see `sources.read_records`.
         columns: see there.
 
     Raises:
@@ -223,7 +224,7 @@ def train_tokenizer(
     """A byte-level BPE tokenizer, trained on stretches of texts.
 
     Args:
-        sources: see `records.read_records`.
+        sources: see `sources.read_records`.
         vocab_size: entries, special tokens and the 256 bytes included.
         max_length: the longest input that the tokenizer will cut to when it is asked to.
         weights: as in `PackedDocuments`.
@@ -257,6 +258,6 @@ def _sample(
 
 
 def _texts(source: str, columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    for record in iterate_records(source, "fill-mask", columns):
+    for record in iterate_records(source, check_text, columns):
         text = record.row["text"]
         yield {"text": text, "characters": len(text)}

@@ -1,14 +1,7 @@
-"""Rows of data for training: from local JSONL files or a hub data set, checked for the task, each named in its error.
+"""Rows of data: from local JSONL files or a hub data set, each checked, and named in its error.
 
-A file has one JSON object on a line; .xz, .gz and .bz2 are read as they are. What a row must hold:
-
-| task | fields |
-|---|---|
-| fill-mask, text-generation | text |
-| text-classification | text; label: a string, an int, or a list of strings where there are several |
-| token-classification | tokens: a list of words; ner_tags and perhaps global_attention_mask: one for each |
-| question-answering | question; context; answers: {text: [...], answer_start: [...]}, empty where there is none |
-| multiple-choice | choices: a list of strings; label: the index of the right one; question, context (optional) |
+A file has one JSON object on a line; .xz, .gz and .bz2 are read as they are. The task says which columns a row must
+have, and what they hold: see `tasks`.
 """
 
 from __future__ import annotations
@@ -23,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 Row = dict[str, Any]
+Check = Callable[[Row], None]
 
 _OPENERS: dict[str, Callable[..., IO[str]]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
 
@@ -40,33 +34,31 @@ class Record:
     row: Row
 
 
-def read_records(sources: Iterable[str], task: str, columns: Mapping[str, str] | None = None) -> list[Record]:
+def read_records(sources: Iterable[str], check: Check, columns: Mapping[str, str] | None = None) -> list[Record]:
     """All rows of some sources, checked.
 
     Args:
         sources: local files; or hub data sets, as NAME:SPLIT or NAME:CONFIGURATION:SPLIT.
-        task: a key of `CHECKS`.
-        columns: what fields are called in the sources, by the names above.
+        check: raises a ValueError for a row that is not as its task needs it, such as the `check` of a task.
+        columns: the names of the columns in the sources, by the names that the check wants.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a source has no rows, or one of its rows is not as the task needs it; names file and line.
+        ValueError: a source has no rows, or the check refuses a row; the message names file and line.
     """
     records: list[Record] = []
     for source in sources:
-        records += iterate_records(source, task, columns)
+        records += iterate_records(source, check, columns)
     return records
 
 
-def iterate_records(source: str, task: str, columns: Mapping[str, str] | None = None) -> Iterator[Record]:
+def iterate_records(source: str, check: Check, columns: Mapping[str, str] | None = None) -> Iterator[Record]:
     """The rows of one source, one after another, checked. See `read_records`."""
-    if task not in CHECKS:
-        raise ValueError(f"task={task!r} is not allowed: it must be one of {', '.join(map(repr, CHECKS))}.")
     count = 0
     for where, row in _read_file(Path(source)) if is_file(source) else _read_hub(source):
         renamed = {**row, **{name: row[column] for name, column in (columns or {}).items() if column in row}}
         try:
-            CHECKS[task](renamed)
+            check(renamed)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
         yield Record(where, renamed)
@@ -128,98 +120,3 @@ def _named(value: Any, feature: Any) -> Any:
     if hasattr(feature, "feature") and isinstance(value, list):
         return [_named(each, feature.feature) for each in value]
     return value
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-def _text(row: Row, name: str, optional: bool = False) -> str:
-    if optional and row.get(name) is None:
-        return ""
-    _require(name in row, f"has no {name!r}; it has {', '.join(map(repr, row)) or 'no fields'}")
-    _require(isinstance(row[name], str), f"{name!r} is {row[name]!r:.80}, not a string")
-    return row[name]
-
-
-def _list(row: Row, name: str) -> list[Any]:
-    _require(name in row, f"has no {name!r}; it has {', '.join(map(repr, row)) or 'no fields'}")
-    _require(isinstance(row[name], list), f"{name!r} is {row[name]!r:.80}, not a list")
-    return row[name]
-
-
-def _check_text(row: Row) -> None:
-    _require(bool(_text(row, "text").strip()), "'text' is empty")
-
-
-def _check_classification(row: Row) -> None:
-    _check_text(row)
-    _require("label" in row, f"has no 'label'; it has {', '.join(map(repr, row))}")
-    label = row["label"]
-    if isinstance(label, int):
-        _require(label >= 0, f"label {label} is out of range: classes are numbered from 0")
-        return
-    is_list = isinstance(label, list) and all(isinstance(each, str) for each in label)
-    _require(
-        isinstance(label, str) or is_list, f"label {label!r:.80} is neither a string, an int, nor a list of strings"
-    )
-
-
-def _check_tagging(row: Row) -> None:
-    words, tags = _list(row, "tokens"), _list(row, "ner_tags")
-    _require(bool(words), "'tokens' is empty")
-    _require(all(isinstance(word, str) for word in words), "'tokens' holds something that is not a string")
-    _require(len(tags) == len(words), f"{len(tags)} ner_tags for {len(words)} tokens: give one for each")
-    for tag in tags:
-        _require(isinstance(tag, (str, int)), f"the tag {tag!r:.80} is neither a string nor an int")
-        _require(not isinstance(tag, int) or tag >= 0, f"tag {tag} is out of range: classes are numbered from 0")
-    if row.get("global_attention_mask") is not None:
-        mask = _list(row, "global_attention_mask")
-        _require(
-            len(mask) == len(words),
-            f"a global_attention_mask of {len(mask)} entries for {len(words)} tokens: give one for each",
-        )
-        _require(set(mask) <= {0, 1}, "global_attention_mask holds something else than 0 and 1")
-
-
-def _check_answers(row: Row) -> None:
-    _require(bool(_text(row, "question").strip()), "'question' is empty")
-    context = _text(row, "context")
-    _require(bool(context.strip()), "'context' is empty")
-    answers = row.get("answers")
-    _require(isinstance(answers, dict), f"'answers' is {answers!r:.80}, not an object with 'text' and 'answer_start'")
-    texts, starts = _list(answers, "text"), _list(answers, "answer_start")  # type: ignore[arg-type]
-    _require(len(texts) == len(starts), f"{len(texts)} texts of answers for {len(starts)} answer_starts")
-    for text, start in zip(texts, starts, strict=True):
-        _require(isinstance(text, str) and bool(text.strip()), f"the answer {text!r:.80} is no text")
-        _require(isinstance(start, int), f"answer_start {start!r:.80} is not an int")
-        found = context[start : start + len(text)] if start >= 0 else ""
-        _require(
-            found == text,
-            f"the answer {text!r:.80} is outside its document: at character {start} of {len(context)} stands "
-            f"{found!r:.80}",
-        )
-
-
-def _check_choice(row: Row) -> None:
-    choices = _list(row, "choices")
-    _require(len(choices) >= 2, f"{len(choices)} choices: give at least two")
-    _require(all(isinstance(choice, str) for choice in choices), "'choices' holds something that is not a string")
-    for name in ("question", "context"):
-        _text(row, name, optional=True)
-    label = row.get("label")
-    _require(
-        isinstance(label, int) and 0 <= label < len(choices),
-        f"label {label!r:.80} is out of range: it must be the index of one of the {len(choices)} choices",
-    )
-
-
-CHECKS: dict[str, Callable[[Row], None]] = {
-    "fill-mask": _check_text,
-    "text-generation": _check_text,
-    "text-classification": _check_classification,
-    "token-classification": _check_tagging,
-    "question-answering": _check_answers,
-    "multiple-choice": _check_choice,
-}

@@ -168,7 +168,7 @@ def test_the_command_in_two_processes_trains_as_in_one(
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     source = write_rows(tmp_path / "data.jsonl", rows(task, 16))
     options: list[Any] = ["--task", task, "--train", source, "--eval", source, "--config", json.dumps(model_fields())]
-    options += ["--tokenizer", tmp_path / "tokenizer", "--max-length", "100", "--stride", "16", "--max-steps", "4"]
+    options += ["--tokenizer", tmp_path / "tokenizer", "--max-length", "100", "--overlap", "16", "--max-steps", "4"]
     options += ["--log-every", "1", "--learning-rate", "1e-3", "--max-eval-rows", "8"]
     launch = ["-m", "accelerate.commands.launch", "--config_file", CONFIGURATIONS / "ddp.yaml"]
     for where, start, batch in (("one", [], "4"), ("two", launch, "2")):
