@@ -15,8 +15,6 @@ from torch.distributed import ProcessGroup
 
 from .exchange import gather_on_all
 
-_BITS = 63
-
 
 def check_agreement(
     model: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any], group: ProcessGroup
@@ -33,18 +31,16 @@ def check_agreement(
     named = {name: value for name, value in named.items() if value is not None}
     device = next(model.parameters()).device
     modes = (model.training, torch.is_grad_enabled(), torch.is_autocast_enabled(device.type))
-    prints = {name: _fingerprint(value) for name, value in named.items()}
-    prints["the mode (training, gradients, autocast)"] = _number(repr(modes))
+    named["the mode (training, gradients, autocast)"] = repr(modes)
+    ordered = sorted(named)
     # All names in one number first, so that the second exchange has one size.
-    names = torch.tensor([_number(repr(sorted(prints)))], device=device)
+    names = torch.tensor([_number(repr(ordered))], device=device)
     if (gather_on_all(names, group) != names).any():
         raise ValueError(
             "The processes that share a document are called with different arguments; this one with "
-            f"{', '.join(sorted(named))}. Give each process the whole batch."
+            f"{', '.join(ordered)}. Give each process the whole batch."
         )
-    ordered = sorted(prints)
-    values = torch.tensor([prints[name] for name in ordered], device=device)
-    everyones = gather_on_all(values, group)
+    everyones = gather_on_all(torch.stack([_fingerprint(named[name]).to(device) for name in ordered]), group)
     differs = (everyones != everyones[0]).any(0).tolist()
     if any(differs):
         wrong = ", ".join(name for name, is_wrong in zip(ordered, differs, strict=True) if is_wrong)
@@ -54,17 +50,17 @@ def check_agreement(
         )
 
 
-def _fingerprint(value: Any) -> int:
+def _fingerprint(value: Any) -> Tensor:
+    """An int64 without dimensions, on the device of a tensor."""
     if not isinstance(value, Tensor):
-        return _number(repr(value)[:200] if isinstance(value, (bool, int, float, str, list, tuple)) else "")
-    shape = _number(f"{tuple(value.shape)} {value.dtype}")
+        return torch.tensor(_number(repr(value)[:200] if isinstance(value, (bool, int, float, str)) else ""))
+    shape = torch.full((), _number(f"{tuple(value.shape)} {value.dtype}"), device=value.device)
     if value.is_floating_point() or not value.numel():
         return shape
     # Sums of integers wrap around, alike on every device.
     places = torch.arange(1, value.numel() + 1, device=value.device) * 0x5851F42D4C957F2D
-    content = int(((value.reshape(-1).long() + 1) * (places ^ (places >> 29))).sum())
-    return (shape ^ content) % 2**_BITS
+    return shape ^ ((value.reshape(-1).long() + 1) * (places ^ (places >> 29))).sum()
 
 
 def _number(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 2**_BITS
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 2**63

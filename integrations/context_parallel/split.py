@@ -74,6 +74,24 @@ def split_sequence(model: nn.Module, processes: DeviceMesh | ProcessGroup) -> It
         yield
 
 
+def neighbours(size: int) -> ProcessGroup:
+    """The group of this process when all are taken in the order of their ranks, `size` of them a group.
+
+    Every process calls it.
+
+    Raises:
+        ValueError: `size` does not divide the number of processes, or there is no process group.
+    """
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    if not dist.is_initialized() or size < 1 or world % size:
+        raise ValueError(
+            f"Groups of {size} are not allowed among {world} processes: `size` must divide their number, and "
+            "torch.distributed must be initialized, as torchrun and accelerate launch have it done."
+        )
+    group: ProcessGroup = dist.new_subgroups(size)[0]
+    return group
+
+
 def _group(processes: DeviceMesh | ProcessGroup) -> ProcessGroup:
     """The group of a mesh, or the group itself, checked."""
     if isinstance(processes, DeviceMesh):

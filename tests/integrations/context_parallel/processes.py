@@ -27,7 +27,10 @@ def run(checks: Mapping[str, Check], size: int, folder: Path) -> dict[str, list[
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    processes.start_processes(_work, (dict(checks), size, port, folder), nprocs=size, start_method="spawn")
+    # What is imported is imported once, and the processes start with it.
+    needed = [f"{__package__}.checks"]
+    processes.get_context("forkserver").set_forkserver_preload(needed)
+    processes.start_processes(_work, (dict(checks), size, port, folder), nprocs=size, start_method="forkserver")
     failures: dict[str, list[str]] = {name: [] for name in checks}
     for rank in range(size):
         for name, failure in json.loads((folder / f"{rank}.json").read_text()).items():
