@@ -206,12 +206,15 @@ def _blocks(pattern: AttentionPattern, window: int, dilation: int, like: Tensor)
     size = _BLOCK if like.element_size() >= 4 else _BLOCK_IN_HALF_PRECISION
     band = pattern.shared(("band", window, size, dtype), lambda: additive(_in_band(before + after, size), dtype))
     seen = pattern.shared(("seen", dtype), lambda: additive(pattern.local_key_segments().flatten() != MASKED, dtype))
+    num_tokens = pattern.segments.shape[1]
     for document in pattern.documents:
         for sequence in range(document.start, min(document.start + dilation, document.stop)):
             places = range(sequence, document.stop, dilation)
             for start in range(0, len(places), size):
                 stop = min(start + size, len(places))
                 first, last = max(start - before, 0), min(stop + after, len(places))
+                if not _is_wanted(places[start:stop], num_tokens, pattern.wanted):
+                    continue
                 queries, keys = _slice(places[start:stop]), _slice(places[first:last])
                 offset = first - (start - before)
                 mask, global_mask = band[: stop - start, offset : offset + last - first], None
@@ -221,6 +224,14 @@ def _blocks(pattern: AttentionPattern, window: int, dilation: int, like: Tensor)
                     query_places = torch.arange(queries.start, queries.stop, dilation)
                     global_mask = additive(document.global_index <= query_places[:, None], dtype)
                 yield _Block(queries, keys, mask, document.global_index, global_mask)
+
+
+def _is_wanted(places: range, num_tokens: int, wanted: range | None) -> bool:
+    """Whether a row of a block is read, whose places are counted through all rows of N tokens."""
+    if wanted is None:
+        return True
+    start = places[0] // num_tokens * num_tokens
+    return places[0] < start + wanted.stop and places[-1] >= start + wanted.start
 
 
 def _slice(places: range) -> slice:

@@ -66,7 +66,7 @@ def _global_rows(
     """(B, H, G, D) and (B, H, G, N) or None; the arguments are those of `attend_globally`."""
     query = _project(query_global, pattern.take_global(hidden_states), num_heads).transpose(1, 2)
     query = query * query.shape[-1] ** -0.5  # (B, H, G, D)
-    folds = _folding_pays(query, _most_global(pattern))
+    folds = folding_pays(query, _most_global(pattern))
     if folds and is_plain_linear(key_global) and is_plain_linear(value_global):
         if pattern.is_packed:
             return _folded_by_document(hidden_states, query, key_global, value_global, pattern, dropout), None
@@ -94,7 +94,7 @@ def _project(project: nn.Module, rows: Tensor, num_heads: int) -> Tensor:
     return apply_linear(project, rows).unflatten(-1, (num_heads, -1))
 
 
-def _folding_pays(query: Tensor, num_global: int) -> bool:
+def folding_pays(query: Tensor, num_global: int) -> bool:
     """Folding multiplies the tokens by G * H columns twice; projecting them by E columns twice.
 
     Traced graphs hold for any G, so they never fold.

@@ -11,11 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from .exchange import AttentionExchange
 
 MASKED = -1
 # Queries of a block on accelerators.
@@ -57,6 +60,8 @@ class AttentionPattern:
             tokens of its segment alone.
         is_causal: whether tokens attend only to themselves and to earlier ones.
         dilations: those of all layers and heads, each once.
+        wanted: the places whose local rows are read, where not all are: those of others need not be computed.
+        exchange: the way to the other tokens of the batch, where these are spread over processes.
     """
 
     segments: Tensor
@@ -67,6 +72,8 @@ class AttentionPattern:
     is_packed: bool
     is_causal: bool
     dilations: tuple[int, ...] = (1,)
+    wanted: range | None = None
+    exchange: AttentionExchange | None = None
     _shared: dict[object, Any] = field(default_factory=dict, repr=False)
 
     @classmethod

@@ -22,7 +22,7 @@ from .arguments import EncoderArguments
 from .cache import LongformerPlusCache
 from .heads import LongformerPlusLanguageModel, recorded
 from .inputs import flattened_documents
-from .losses import IGNORED_LABEL, Count, token_loss
+from .losses import IGNORED_LABEL, Count
 from .outputs import LongformerPlusCausalLMOutput
 
 
@@ -100,7 +100,7 @@ class LongformerPlusForCausalLM(LongformerPlusLanguageModel, GenerationMixin):
                 document_ids = flattened_documents(kwargs, position_ids, labels.shape[1], ValueChecks())
             shift_labels = next_tokens(labels, attention_mask, document_ids)
         if shift_labels is not None:
-            loss = token_loss(logits, shift_labels, num_items_in_batch)
+            loss = self.token_loss(logits, shift_labels, num_items_in_batch)
         return LongformerPlusCausalLMOutput(
             loss=loss, logits=logits, past_key_values=outputs.past_key_values, **recorded(outputs)
         )

@@ -30,6 +30,7 @@ from .layers import LongformerPlusEncoder, LongformerPlusPooler
 from .outputs import LongformerPlusModelOutput
 from .padding import Padding
 from .pretrained import LongformerPlusPreTrainedModel
+from .splitting import SequenceSplit, check_split
 
 logger = logging.get_logger(__name__)
 
@@ -61,6 +62,8 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         self.embeddings = LongformerPlusEmbeddings(self.config)
         self.encoder = LongformerPlusEncoder(self.config)
         self.pooler = LongformerPlusPooler(self.config) if add_pooling_layer else None
+        # Set while the tokens are spread over processes; see `integrations.context_parallel`.
+        self.sequence_split: SequenceSplit | None = None
         self._dilations = tuple(sorted({step for layer in self.config.dilations for step in layer}))
         self.post_init()
 
@@ -125,6 +128,8 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         cache = self._cache(past_key_values, use_cache)
+        split = self.sequence_split
+        check_split(split, output_attentions, cache is not None)
         head_masks = check_head_mask(self.config, head_mask)
         given = ModelInputs(
             input_ids, inputs_embeds, token_type_ids, position_ids, attention_mask, global_attention_mask, document_ids
@@ -146,8 +151,13 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         if cache is not None:
             cache.advance(inputs.position_ids)  # type: ignore[arg-type]
 
+        if split is not None:
+            split.start((inputs.tokens.shape[0], inputs.tokens.shape[1]), padding)
         hidden_states = self._embed(inputs, padding)
-        pattern = self._pattern(hidden_states, masks, padding, output_attentions, max_global_tokens, sizes)
+        whole = hidden_states if split is None else inputs.tokens
+        pattern = self._pattern(whole, masks, padding, output_attentions, max_global_tokens, sizes)
+        if split is not None:
+            pattern, padding = split.pattern(pattern), None  # which is not put back into a part of the tokens
         outputs: LongformerPlusModelOutput = self._encode(
             hidden_states,
             pattern,
@@ -161,8 +171,7 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         if padding is not None:
             _restore_padding(padding, outputs)
         if self.pooler is not None:
-            token = pooled_token(outputs.last_hidden_state, inputs.attention_mask, self.config.is_causal)
-            outputs.pooler_output = self.pooler(token)
+            outputs.pooler_output = self.pooler(self.pooled(outputs.last_hidden_state, inputs.attention_mask))
         outputs.past_key_values = cache
         outputs.padding = padding
         return outputs
@@ -258,24 +267,31 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         return sizes | Padding.measure(masks.valid, (rows for rows in inputs.embedded if rows is not None))
 
     def _embed(self, inputs: ModelInputs, padding: Padding | None) -> Tensor:
-        """(B, N) ids or (B, N, E) word embeddings -> (B, N, E), or (1, T, E) where the padding is taken out."""
+        """(B, N) ids or (B, N, E) word embeddings -> (B, N, E), or (1, T, E) where the padding is taken out.
+
+        Where the tokens are spread over processes, of the own tokens alone.
+        """
+        if self.sequence_split is not None:
+            return self.embeddings(
+                *(None if rows is None else self.sequence_split.own(rows) for rows in inputs.embedded)
+            )
         if padding is None:
             return self.embeddings(*inputs.embedded)
         return self.embeddings(*(None if rows is None else padding.remove(rows) for rows in inputs.embedded))
 
     def _pattern(
         self,
-        hidden_states: Tensor,
+        batch: Tensor,
         masks: TokenMasks,
         padding: Padding | None,
         output_attentions: bool,
         max_global_tokens: int | None,
         sizes: dict[str, int],
     ) -> AttentionPattern:
-        """Who may attend to whom among the tokens of `hidden_states`.
+        """Who may attend to whom among the tokens of the whole batch.
 
         Args:
-            hidden_states: (B, N, E), or (1, T, E) where the padding is taken out.
+            batch: (B, N, ...), or where the padding is taken out any tensor.
             masks: from `_masks`.
             padding: what is taken out, if anything.
             output_attentions, max_global_tokens: as of the forward.
@@ -294,13 +310,18 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         return AttentionPattern.build(
             masks.valid,
             masks.is_global,
-            hidden_states,
+            batch,
             keep_empty,
             masks.segments,
             is_packed=masks.segments is not None and len(masks.segments) == 1 and measures,
             max_global_tokens=most,
             **options,
         )
+
+    def pooled(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """(B, N, E) -> (B, E), the state of the token that stands for a row's document; see `pooled_token`."""
+        pool = pooled_token if self.sequence_split is None else self.sequence_split.pooled
+        return pool(hidden_states, attention_mask, self.config.is_causal)
 
     @capture_outputs
     def _encode(

@@ -21,7 +21,7 @@ from transformers.utils import can_return_tuple
 from ..configuration import LongformerPlusConfig
 from ..ops import apply_linear
 from .arguments import EncoderArguments
-from .encoder import LongformerPlusModel, pooled_token
+from .encoder import LongformerPlusModel
 from .losses import IGNORED_LABEL, Count, sequence_loss, span_loss, token_loss
 from .outputs import (
     LongformerPlusMaskedLMOutput,
@@ -44,6 +44,17 @@ class LongformerPlusHead(LongformerPlusPreTrainedModel):
         """Make the encoder, to which global_attention="auto" means what it means to this head."""
         self.longformer = LongformerPlusModel(self.config, add_pooling_layer)
         self.longformer.auto_global_attention = self.auto_global_attention
+
+    def own(self, rows: Tensor) -> Tensor:
+        """(B, N, ...) -> those of the tokens whose states the encoder gives: all, but where it is split."""
+        split = self.longformer.sequence_split
+        return rows if split is None else split.own(rows)
+
+    def token_loss(self, logits: Tensor, labels: Tensor, num_items_in_batch: Count = None) -> Tensor:
+        """`losses.token_loss` of the whole batch, from the logits of those tokens and all labels (B, N)."""
+        split = self.longformer.sequence_split
+        loss = token_loss if split is None else split.token_loss
+        return loss(logits, labels, num_items_in_batch)
 
 
 def recorded(outputs: LongformerPlusModelOutput) -> dict[str, Any]:
@@ -135,12 +146,10 @@ class LongformerPlusForMaskedLM(LongformerPlusLanguageModel):
         )
         states = outputs.last_hidden_state
         if labels is not None and self.training and self.config.sparse_prediction:
-            is_labelled = labels.to(states.device) != IGNORED_LABEL
-            labels = labels.to(states.device)[is_labelled]
-            logits = self.logits(states[is_labelled])
+            logits = self.logits(states[self.own(labels.to(states.device)) != IGNORED_LABEL])
         else:
             logits = self.logits(states, outputs.padding)
-        loss = None if labels is None else token_loss(logits, labels, num_items_in_batch)
+        loss = None if labels is None else self.token_loss(logits, labels, num_items_in_batch)
         return LongformerPlusMaskedLMOutput(loss=loss, logits=logits, **recorded(outputs))
 
 
@@ -205,7 +214,7 @@ class LongformerPlusForSequenceClassification(LongformerPlusHead):
             max_global_tokens=max_global_tokens,
             **{**kwargs, "return_dict": True},
         )
-        logits = self.classifier(pooled_token(outputs.last_hidden_state, attention_mask, self.config.is_causal))
+        logits = self.classifier(self.longformer.pooled(outputs.last_hidden_state, attention_mask))
         loss = None
         if labels is not None:
             loss = sequence_loss(logits, labels, self.config.problem_type, num_items_in_batch)
@@ -264,7 +273,10 @@ class LongformerPlusForQuestionAnswering(LongformerPlusHead):
             max_global_tokens=max_global_tokens,
             **{**kwargs, "return_dict": True},
         )
-        start_logits, end_logits = self.qa_outputs(outputs.last_hidden_state).unbind(-1)
+        logits = self.qa_outputs(outputs.last_hidden_state)
+        if self.longformer.sequence_split is not None:
+            logits = self.longformer.sequence_split.gather(logits)
+        start_logits, end_logits = logits.unbind(-1)
         loss = None
         if start_positions is not None and end_positions is not None:
             loss = span_loss(start_logits, end_logits, start_positions, end_positions, num_items_in_batch)
@@ -321,7 +333,7 @@ class LongformerPlusForTokenClassification(LongformerPlusHead):
             **{**kwargs, "return_dict": True},
         )
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
-        loss = None if labels is None else token_loss(logits, labels, num_items_in_batch)
+        loss = None if labels is None else self.token_loss(logits, labels, num_items_in_batch)
         return LongformerPlusTokenClassifierOutput(loss=loss, logits=logits, **recorded(outputs))
 
 

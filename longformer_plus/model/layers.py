@@ -72,11 +72,15 @@ class LongformerPlusSelfAttention(nn.Module):
         local_rows = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_local_rows)
         if cache is not None:
             key, value, local_rows = cache.continue_with(key, value, pattern, local_rows, output_attentions)
+        if pattern.exchange is not None:
+            local_rows = pattern.exchange.extend(local_rows)
         context, probabilities = attend_locally(
             local_rows, query, key, value, pattern, self.window, self.dilations, dropout
         )
         context, global_probabilities = context.flatten(2), None  # (B, N, E)
-        if pattern.num_global:
+        if pattern.exchange is not None:
+            context = pattern.exchange.put_global(context, hidden_states, *global_projections, self.num_heads, dropout)
+        elif pattern.num_global:
             global_rows, global_probabilities = attend_globally(
                 hidden_states,
                 *global_projections,

@@ -22,7 +22,7 @@ def token_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Count = None)
     """Cross-entropy over the labels that are not -100; zero where there is none.
 
     Args:
-        logits: (..., C).
+        logits: (..., C), or (L, C) of the L labels alone that are not -100.
         labels: (...) class ids, -100 for what is not to be learned.
         num_items_in_batch: what to divide the sum by, in place of the number of labels.
     """
@@ -30,6 +30,9 @@ def token_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Count = None)
     flat_logits = logits.reshape(-1, logits.shape[-1])
     is_labelled = labels != IGNORED_LABEL
     count = is_labelled.sum()
+    if len(flat_logits) != len(labels):
+        labels = labels[is_labelled]
+        is_labelled = labels != IGNORED_LABEL
     # Where few tokens are labelled, as in masked language modelling, the softmax of all the others is saved. An
     # accelerator would have to be asked how many.
     can_count = labels.device.type == "cpu" and not torch.compiler.is_compiling()
