@@ -55,7 +55,7 @@ class LongformerPlusSelfAttention(nn.Module):
             pattern: who may attend to whom.
             head_mask: (H) factors of the heads' contributions.
             output_attentions: return the probabilities, which only the eager backend has.
-            cache: what is kept of the tokens before, if any, and for those after.
+            cache: the layer's cache, if any.
 
         Returns:
             The context (B, N, E), zero on padding; the probabilities of the local rows (B, H, N, G + W + 1) and of the
@@ -165,7 +165,7 @@ class LongformerPlusLayer(GradientCheckpointingLayer):
         chunks = hidden_states.split(size, dim=1)
         if torch.is_grad_enabled():
             return torch.cat([self.feed_forward(chunk) for chunk in chunks], dim=1)
-        # Not torch.cat, which would hold everything twice.
+        # torch.cat would need the memory of the result twice.
         result = torch.empty_like(hidden_states)
         for chunk, place in zip(chunks, result.split(size, dim=1), strict=True):
             place.copy_(self.feed_forward(chunk))
