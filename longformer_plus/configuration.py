@@ -42,7 +42,7 @@ class LongformerPlusConfig(PreTrainedConfig):
         is_causal: whether a token attends only to itself and earlier tokens.
         global_attention: which tokens attend globally when the caller gives no `global_attention_mask`: "auto" (what
             the head needs), "cls", "question", "choice", "separators", "none", or a list of token ids.
-        unpad_inputs: whether padding is taken out of a batch before the layers and put back, as zeros, after them:
+        unpad_inputs: whether padding is taken out of a batch before the layers and put back after them:
             None where it saves time, True wherever it is possible, False never.
         sparse_prediction: whether a masked language model in training computes the logits of the labelled tokens only,
             (labelled tokens, V). This saves most of the LM head's work. The name is ModernBERT's.

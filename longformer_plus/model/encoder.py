@@ -168,7 +168,7 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         return outputs
 
     def _cache(self, past_key_values: LongformerPlusCache | None, use_cache: bool | None) -> LongformerPlusCache | None:
-        """The cache of a forward, None for none."""
+        """The cache of a forward, or None."""
         if self.training and self.encoder.gradient_checkpointing:
             if use_cache or past_key_values is not None:
                 # The layers run twice, and would be cached twice.
@@ -320,7 +320,7 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
 def split_masks(
     attention_mask: Tensor | None, global_attention_mask: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Two masks of (B, N) -> which tokens are valid, which are asked to attend globally; both bool, None for None."""
+    """(B, N) masks -> bool masks of the valid tokens and of those that are to attend globally, each or None."""
     is_global = None if global_attention_mask is None else global_attention_mask > 0
     if attention_mask is None:
         return None, is_global

@@ -120,7 +120,7 @@ def check_global_tokens(is_global: Tensor | None, max_global_tokens: int | None,
     """Refuse a row of the (B, N) bool mask with more than `max_global_tokens` global tokens.
 
     Raises:
-        ValueError: `max_global_tokens` is no int, or below 0.
+        ValueError: `max_global_tokens` is not an int, or is below 0.
     """
     if max_global_tokens is None:
         return
