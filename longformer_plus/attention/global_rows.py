@@ -117,7 +117,7 @@ def _folded_by_document(
     num_heads = query.shape[1]
     key_weight, value_weight = (layer.weight.unflatten(0, (num_heads, -1)) for layer in (key_global, value_global))
     folded = (query[0] @ key_weight)[:, documents.queries].transpose(0, 1).flatten(1, 2)[:, None]  # (D, 1, H * Q, E)
-    # The softmax takes this out again, but the parameter stays in the graph.
+    # The softmax cancels the bias, but the parameter must stay in the graph.
     key_bias = query[0] @ key_global.bias.unflatten(0, (num_heads, -1))[:, :, None]  # (H, G, 1)
     bias = key_bias[..., 0][:, documents.queries].transpose(0, 1).flatten(1, 2)[:, None]  # (D, 1, H * Q)
     rows = hidden_states[0][:, None]  # (T, 1, E)

@@ -209,7 +209,7 @@ def weighted_sources(texts: list[str]) -> tuple[list[str], list[float] | None]:
     """SOURCE or SOURCE=WEIGHT, one after another -> the sources and their weights, None where none are given.
 
     Raises:
-        ValueError: some have a weight and some do not, or one is no number.
+        ValueError: only some sources have a weight, or a weight is not a number.
     """
     parts = [text.rpartition("=") if "=" in text else (text, "", "") for text in texts]
     sources = [source for source, _, _ in parts]

@@ -105,13 +105,13 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
             output_attentions: return `attentions` and `global_attentions`, computed by the eager backend.
             output_hidden_states: return the hidden states: all, or those of these indices.
             head_mask: (H) or (L, H) factors of the heads' contributions.
-            max_global_tokens: a number that no row has more global tokens than. Given it, compiled and exported graphs
-                have no size that depends on the mask.
+            max_global_tokens: an upper bound of the global tokens of a row. With it, no size in compiled and exported
+                graphs depends on the mask.
             document_ids: (B, N) ints where rows hold several documents, one after another: tokens of different ids do
                 not see one another, and positions start again.
-            past_key_values: of a causal model, what it keeps of the tokens before; the masks may include those. Only
-                tokens of the first forward can attend globally.
-            use_cache: return `past_key_values`, new where none were given. Not with gradient checkpointing.
+            past_key_values: the cache of a causal model. The masks may include the cached tokens. Only tokens of the
+                first forward can attend globally.
+            use_cache: return `past_key_values`, a new cache if none was passed. Not with gradient checkpointing.
             kwargs: `return_dict`, False for a tuple; `seq_idx` (1, N) or `cu_seq_lens_q` (documents + 1) in place of
                 `document_ids`, as transformers' flattening collator has them, whose `position_ids` count from 0.
 
@@ -177,7 +177,7 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         return outputs
 
     def _cache(self, past_key_values: LongformerPlusCache | None, use_cache: bool | None) -> LongformerPlusCache | None:
-        """The cache of a forward, None for none."""
+        """The cache of a forward, or None."""
         if self.training and self.encoder.gradient_checkpointing:
             if use_cache or past_key_values is not None:
                 # The layers run twice, and would be cached twice.
@@ -259,7 +259,7 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
             return sizes
         if masks.is_global is not None and max_global_tokens is None:
             sizes["most_global"], sizes["num_global"] = masks.is_global.sum(1).amax(), masks.is_global.sum()
-        # A hook before a layer may treat the rows of a batch apart, as PEFT's do where each row has its own adapter.
+        # A hook before a layer may treat each row of a batch differently: PEFT can apply another adapter to each.
         if masks.valid is None or not unpads or any(module._forward_pre_hooks for module in self.modules()):
             return sizes
         if masks.is_global is not None:
@@ -305,7 +305,7 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         if padding is not None:
             return padding.pattern(masks.is_global, keep_empty, masks.segments, sizes.get("num_global"), **options)
         most = sizes.get("most_global") if max_global_tokens is None else max_global_tokens
-        # What is packed is measured on the device, which a promise is there to avoid.
+        # Packed documents need sizes from the device. With `max_global_tokens` nothing must be read from it.
         measures = not traced and not output_attentions and max_global_tokens is None
         return AttentionPattern.build(
             masks.valid,
@@ -341,7 +341,7 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
 def split_masks(
     attention_mask: Tensor | None, global_attention_mask: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Two masks of (B, N) -> which tokens are valid, which are asked to attend globally; both bool, None for None."""
+    """(B, N) masks -> bool masks of the valid tokens and of those that are to attend globally, each or None."""
     is_global = None if global_attention_mask is None else global_attention_mask > 0
     if attention_mask is None:
         return None, is_global
@@ -360,7 +360,7 @@ def _restore_padding(padding: Padding, outputs: LongformerPlusModelOutput) -> No
     """Give the states of an encoder that saw no padding, (1, T, E) each, their places in the batch: (B, N, E)."""
     outputs.last_hidden_state = padding.restore(outputs.last_hidden_state)
     if outputs.hidden_states is not None:
-        # None for each that was not asked for.
+        # Hidden states that were not requested are None.
         outputs.hidden_states = tuple(
             None if states is None else padding.restore(states) for states in outputs.hidden_states
         )

@@ -23,7 +23,7 @@ from ..attention import (
 )
 from ..configuration import LongformerPlusConfig
 from ..ops import apply_linear, cast_alike, cast_input, feed_forward
-from ..ops.pieces import is_bare, piece_size
+from ..ops.chunking import chunk_size, is_bare
 from .cache import LongformerPlusCache, RollingLayer
 
 
@@ -55,7 +55,7 @@ class LongformerPlusSelfAttention(nn.Module):
             pattern: who may attend to whom.
             head_mask: (H) factors of the heads' contributions.
             output_attentions: return the probabilities, which only the eager backend has.
-            cache: what is kept of the tokens before, if any, and for those after.
+            cache: the layer's cache, if any.
 
         Returns:
             The context (B, N, E), zero on padding; the probabilities of the local rows (B, H, N, G + W + 1) and of the
@@ -169,16 +169,16 @@ class LongformerPlusLayer(GradientCheckpointingLayer):
     ) -> Tensor:
         """(B, N, E) -> (B, N, E)."""
         hidden_states = self.attention(hidden_states, pattern, head_mask, output_attentions, cache)
-        size = self.chunk_size_feed_forward or piece_size(hidden_states, self.width, self.intermediate, self.output)
+        size = self.chunk_size_feed_forward or chunk_size(hidden_states, self.width, self.intermediate, self.output)
         if not size or hidden_states.shape[1] <= size:
             return self.feed_forward(hidden_states)
-        pieces = hidden_states.split(size, dim=1)
+        chunks = hidden_states.split(size, dim=1)
         if torch.is_grad_enabled():
-            return torch.cat([self.feed_forward(piece) for piece in pieces], dim=1)
-        # Not torch.cat, which would hold everything twice.
+            return torch.cat([self.feed_forward(chunk) for chunk in chunks], dim=1)
+        # torch.cat would need the memory of the result twice.
         result = torch.empty_like(hidden_states)
-        for piece, place in zip(pieces, result.split(size, dim=1), strict=True):
-            place.copy_(self.feed_forward(piece))
+        for chunk, place in zip(chunks, result.split(size, dim=1), strict=True):
+            place.copy_(self.feed_forward(chunk))
         return result
 
     def feed_forward(self, hidden_states: Tensor) -> Tensor:

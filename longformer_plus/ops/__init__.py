@@ -1,7 +1,7 @@
-"""What is faster, or keeps less memory, than torch's own: each a self-contained function with a plain fallback.
+"""Functions that are faster, or need less memory, than torch's own. Each is self-contained and has a plain fallback.
 
-Each gives the same numbers as the modules it stands for, whatever is put around them: hooks, checkpointing, autocast,
-`torch.func`, threads. Where it cannot be certain that a module is a plain one, it calls the module.
+Each gives the same numbers as the modules it replaces, also under hooks, checkpointing, autocast, `torch.func` and
+threads. A module that may not be a plain layer is called as it is.
 """
 
 from __future__ import annotations

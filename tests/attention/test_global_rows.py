@@ -1,4 +1,4 @@
-"""Reading the global projections' weights gives what calling them gives, and is never done where it would not."""
+"""Folding the global projections gives what calling them gives; modules that are not plain are called."""
 
 from __future__ import annotations
 

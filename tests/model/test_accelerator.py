@@ -1,7 +1,7 @@
-"""What an accelerator is asked to do, counted without one: reads, operations, and what is kept for the backward pass.
+"""The work of a forward on an accelerator, counted without one: reads, operations, and kept activations.
 
-The "meta" device has no values, so that reading from it raises. The ways that an accelerator takes run on a CPU as the
-backends "sdpa windows" and "sdpa dense" of `cases`.
+The "meta" device has no values, so reading from it raises. The code for accelerators runs on a CPU as the backends
+"sdpa windows" and "sdpa dense" of `cases`.
 """
 
 from __future__ import annotations
