@@ -2,11 +2,12 @@
 
 A comment above a snippet says what its test needs, as one line of parts with semicolons between them:
 
-    <!-- test: slow; documents; a classifier; needs FILES; NEW for OLD -->
+    <!-- test: slow; several processes; documents; a classifier; needs FILES; NEW for OLD -->
 
-slow: not in the default run. documents: a folder of that name with small texts. a classifier: a folder "classifier"
-with one, untrained, and a folder "new" with a text. needs: shared data whose paths start so; where they are missing,
-the test is skipped. NEW for OLD: what is run in place of what is written, for training that would take long.
+slow: not in the default run. several processes: it is only compiled, not run. documents: a folder of that name with
+small texts. a classifier: a folder "classifier" with one, untrained, and a folder "new" with a text. needs: shared data
+whose paths start so; where they are missing, the test is skipped. NEW for OLD: what is run in place of what is written,
+for training that would take long.
 """
 
 from __future__ import annotations
@@ -71,6 +72,9 @@ def prepared(code: str, need: str, folder: Path) -> str:
 def test_a_snippet_prints_what_stands_below_it(
     code: str, shown: str, needs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if "several processes" in needs:
+        compile(code, "snippet", "exec")
+        return
     for part in needs:
         code = prepared(code, part, tmp_path)
     monkeypatch.chdir(tmp_path)
