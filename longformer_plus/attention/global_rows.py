@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ops import apply_linear, autocast_dtype, is_plain_linear, recompute
+from ..ops import apply_linear, is_plain_linear, recompute
 from .blocks import additive, softmax
 from .documents import GlobalDocuments
 from .pattern import AttentionPattern
@@ -97,10 +97,9 @@ def _project(project: nn.Module, rows: Tensor, num_heads: int) -> Tensor:
 def folding_pays(query: Tensor, num_global: int) -> bool:
     """Folding multiplies the tokens by G * H columns twice; projecting them by E columns twice.
 
-    Traced graphs hold for any G, so they never fold. Nor does half precision autocast, whose weights are not in the
-    dtype of the products.
+    Traced graphs hold for any G, so they never fold.
     """
-    if torch.compiler.is_compiling() or autocast_dtype(query.device) is not None:
+    if torch.compiler.is_compiling():
         return False
     return 2 * num_global <= query.shape[-1]
 

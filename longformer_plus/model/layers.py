@@ -22,7 +22,7 @@ from ..attention import (
     eager_local_rows,
 )
 from ..configuration import LongformerPlusConfig
-from ..ops import apply_linear, feed_forward
+from ..ops import apply_linear, cast_alike, cast_input, feed_forward
 from ..ops.pieces import is_bare, piece_size
 from .cache import LongformerPlusCache, RollingLayer
 
@@ -62,9 +62,11 @@ class LongformerPlusSelfAttention(nn.Module):
             global rows (B, H, N, G), or None.
         """
         dropout = self.dropout_probability if self.training else 0.0
-        query, key, value = (
-            apply_linear(project, hidden_states).unflatten(-1, (self.num_heads, -1))
-            for project in (self.query, self.key, self.value)
+        projections = (self.query, self.key, self.value)
+        global_projections = (self.query_global, self.key_global, self.value_global)
+        hidden_states = cast_input(hidden_states, *projections, *global_projections)
+        query, key, value = cast_alike(
+            *(apply_linear(project, hidden_states).unflatten(-1, (self.num_heads, -1)) for project in projections)
         )  # (B, N, H, D) each
         backend = "eager" if output_attentions else self.config._attn_implementation
         local_rows = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_local_rows)
@@ -76,12 +78,16 @@ class LongformerPlusSelfAttention(nn.Module):
             local_rows, query, key, value, pattern, self.window, self.dilations, dropout
         )
         context, global_probabilities = context.flatten(2), None  # (B, N, E)
-        projections = (self.query_global, self.key_global, self.value_global)
         if pattern.exchange is not None:
-            context = pattern.exchange.put_global(context, hidden_states, *projections, self.num_heads, dropout)
+            context = pattern.exchange.put_global(context, hidden_states, *global_projections, self.num_heads, dropout)
         elif pattern.num_global:
             global_rows, global_probabilities = attend_globally(
-                hidden_states, *projections, pattern, self.num_heads, dropout, need_probabilities=backend == "eager"
+                hidden_states,
+                *global_projections,
+                pattern,
+                self.num_heads,
+                dropout,
+                need_probabilities=backend == "eager",
             )
             context = pattern.put_global(context, global_rows)
         context = pattern.clear_masked(context)

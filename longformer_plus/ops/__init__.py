@@ -6,8 +6,9 @@ Each gives the same numbers as the modules it stands for, whatever is put around
 
 from __future__ import annotations
 
+from .autocast import cast_alike, cast_input
 from .feed_forward import feed_forward
-from .linear import apply_linear, autocast_dtype, is_plain_linear
+from .linear import apply_linear, is_plain_linear
 from .recomputation import recompute
 
-__all__ = ["apply_linear", "autocast_dtype", "feed_forward", "is_plain_linear", "recompute"]
+__all__ = ["apply_linear", "cast_alike", "cast_input", "feed_forward", "is_plain_linear", "recompute"]

@@ -137,6 +137,38 @@ def test_what_windows_keep_for_the_backward_pass() -> None:
     assert query.grad is not None
 
 
+@pytest.mark.parametrize("backend", ["sdpa", "sdpa windows"])
+@pytest.mark.parametrize("num_global", [0, 1])
+def test_what_attention_keeps_under_autocast(num_global: int, backend: str) -> None:
+    """Its input once, query, key, value and the context, in half precision."""
+    config = small_config(
+        hidden_size=96, num_hidden_layers=1, attention_window=64, attn_implementation=backend
+    ).to_dict()
+    del config["model_type"]
+    model = LongformerPlusModel(longformer_plus.LongformerPlusConfig(**config))
+    model.config._attn_implementation = backend
+    attention = model.encoder.layer[0].attention.self.train()
+    states = torch.randn(1, 1024, 96, requires_grad=True) * 1
+    is_global = torch.arange(1024)[None] < num_global
+    pattern = AttentionPattern.build(None, is_global, states, keep_empty=False)
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autocast("cpu", torch.bfloat16):
+        attention(states, pattern)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            context = attention(states, pattern)[0]
+    weights = {parameter.untyped_storage().data_ptr() for parameter in attention.parameters()}
+    shared = {each.untyped_storage().data_ptr() for each in pattern._shared.values() if isinstance(each, torch.Tensor)}
+    num_bytes = sum(each.untyped_storage().nbytes() for key, each in kept.items() if key not in weights | shared)
+    rows, weights_in_half_precision = 2 * states.numel(), 6 * 2 * 96 * 96
+    assert num_bytes <= 5 * rows + 16 * 1024 * 3 + weights_in_half_precision
+    context.float().sum().backward()
+
+
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_many_documents_cost_what_their_tokens_cost(is_causal: bool) -> None:
     fields = small_config(attention_window=8, max_position_embeddings=200).to_dict() | {"is_causal": is_causal}
