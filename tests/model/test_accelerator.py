@@ -99,7 +99,12 @@ def test_checks_are_read_where_a_device_cannot_stop_by_itself(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_few_reads_however_many_rows_layers_and_documents(packed: bool) -> None:
+def test_few_reads_however_many_rows_layers_and_documents(packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    lists = []
+    to_list = torch.Tensor.tolist
+    # On a CPU no operation shows that a tensor is read as a list.
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: lists.append(tensor.shape) or to_list(tensor))
+
     def count(rows: int, layers: int) -> tuple[int, int]:
         config = small_config(num_hidden_layers=layers, attention_window=8, num_labels=2, unpad_inputs=True)
         model = spread(LongformerPlusModel(config))
@@ -109,15 +114,16 @@ def test_few_reads_however_many_rows_layers_and_documents(packed: bool) -> None:
             batch = {name: values.reshape(1, -1) for name, values in batch.items()}
             batch["document_ids"] = torch.arange(rows).repeat_interleave(200)[None]
             batch["input_ids"] = batch["input_ids"].clamp(min=3)
+        lists.clear()
         with Operations() as operations:
             model(**batch)
         # On a CPU, values are looked at where it costs nothing; what remains is asked of any device.
-        return operations.reads, sum(operations.count.values())
+        return operations.reads + len(lists), sum(operations.count.values())
 
     few, many, deep = count(2, 2), count(32, 2), count(2, 6)
     # Blocks that come out even need no filling up.
     assert abs(few[1] - many[1]) <= 10
-    assert few[0] == many[0] == deep[0]
+    assert few[0] == many[0] == deep[0] <= 4
 
 
 def test_what_windows_keep_for_the_backward_pass() -> None:
