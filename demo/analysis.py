@@ -130,13 +130,14 @@ class Analyzer:
             return [index for index in found if isinstance(index, int)]
         return {"first token": "cls"}.get(name, name)
 
-    def analyse(self, visitor: str, text: str | None, policy: Policy = "cls") -> dict[str, Any]:
+    def analyse(self, visitor: str, text: str | None, policy: Policy = "cls", address: str = "") -> dict[str, Any]:
         """Run the model on a text, keep its attention for the visitor, and say what the browser needs to show it.
 
         Args:
             visitor: the session's name.
             text: the document.
             policy: which tokens attend globally.
+            address: where the visitor comes from.
 
         Raises:
             InputError: the text is empty or too long, or too many tokens would be global.
@@ -147,14 +148,15 @@ class Analyzer:
         tokenizer = self.checkpoint.tokenizer
         ids = self._ids(text)
         mask = build_global_attention_mask(policy, ids, torch.ones_like(ids) > 0, tokenizer.sep_token_id)
-        return self._show(visitor, text, ids, [] if mask is None else mask[0].nonzero()[:, 0].tolist(), token=1)
+        return self._show(visitor, text, ids, [] if mask is None else mask[0].nonzero()[:, 0].tolist(), 1, address)
 
-    def answer(self, visitor: str, sent: Mapping[str, Any]) -> dict[str, Any]:
+    def answer(self, visitor: str, sent: Mapping[str, Any], address: str = "") -> dict[str, Any]:
         """Answer what a click in the browser asks.
 
         Args:
             visitor: the session's name.
             sent: the fields of a `Question`.
+            address: where the visitor comes from.
 
         Raises:
             InputError: nothing is kept for the visitor, or the question makes no sense.
@@ -169,7 +171,7 @@ class Analyzer:
             return {"kind": "page", "page": to_html(analysed.document, layer, head, title="What a Longformer looks at")}
         if question.ask == "global":
             positions = sorted(set(analysed.global_positions) ^ {token})
-            return self._show(visitor, analysed.document.text, analysed.input_ids, positions, token)
+            return self._show(visitor, analysed.document.text, analysed.input_ids, positions, token, address)
         where = {"layer": -1 if layer is None else layer, "head": -1 if head is None else head}
         if question.ask in ("rollout", "gradient"):
             scores = maps.rollout(token, head, layer) if question.ask == "rollout" else self._gradient(analysed, token)
@@ -191,7 +193,9 @@ class Analyzer:
         )
         return encoding["input_ids"]
 
-    def _show(self, visitor: str, text: str, ids: Tensor, global_positions: list[int], token: int) -> dict[str, Any]:
+    def _show(
+        self, visitor: str, text: str, ids: Tensor, global_positions: list[int], token: int, address: str
+    ) -> dict[str, Any]:
         """Run the model with these global tokens, keep what comes of it, and show it with the links of a token."""
         if len(global_positions) > MOST_GLOBAL_TOKENS:
             raise InputError(
@@ -204,7 +208,7 @@ class Analyzer:
         maps = document.maps
         analysed = AnalysedDocument(document, ids, global_positions, Pictures.of(maps, None, None))
         try:
-            self.store.put(visitor, analysed, analysed.num_bytes)
+            self.store.put(visitor, analysed, analysed.num_bytes, address)
         except ValueError as error:
             raise InputError(
                 "The attention of this document takes more memory than there is for all visitors. Shorten it."

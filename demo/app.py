@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ import gradio as gr
 from .analysis import AnalysedDocument, Analyzer
 from .attention_tab import attention_tab
 from .checkpoints import Checkpoints
-from .inputs import FILE_TYPES, MOST_CHARACTERS, MOST_UPLOAD_BYTES, SAMPLES, read_upload, sample
+from .inputs import FILE_TYPES, MOST_CHARACTERS, SAMPLES, read_upload, sample
+from .serving import serve
 from .speed_tab import speed_tab
 from .store import VisitorStore
 from .task_tabs import task_tabs
 from .viewer import viewer
-from .visitors import told
+from .visitors import show_input_errors
 
 # For all visitors together; a document of 4096 tokens at base size takes 0.3 GB. What was not used for longest goes.
 MOST_HELD_BYTES = 2_000_000_000
@@ -70,34 +71,21 @@ def _document_input() -> gr.Textbox:
     with gr.Row():
         samples = gr.Dropdown(list(SAMPLES), label="Sample", value=None, elem_id="document-sample")
         upload = gr.UploadButton("Upload a file (txt, md, pdf, docx)", file_types=FILE_TYPES, elem_id="document-upload")
-    upload.upload(lambda path: told(lambda: read_upload(path)), upload, text, api_visibility="private")
-    samples.input(lambda name: told(lambda: sample(name)), samples, text, api_visibility="private")
+    upload.upload(lambda path: show_input_errors(lambda: read_upload(path)), upload, text, api_visibility="private")
+    samples.input(lambda name: show_input_errors(lambda: sample(name)), samples, text, api_visibility="private")
     return text
 
 
-def launch(checkpoints: Checkpoints, host: str = "127.0.0.1", port: int | None = None, **options: Any) -> gr.Blocks:
-    """Load the models and serve the page, until the process is interrupted.
-
-    Args:
-        checkpoints: the models.
-        host: the address to listen at; 127.0.0.1 is this machine alone, 0.0.0.0 every network.
-        port: by default the first free one from 7860.
-        options: others of `gr.Blocks.launch`.
-    """
+def launch(
+    checkpoints: Checkpoints,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    allowed_hosts: Iterable[str] = (),
+    auth: tuple[str, str] | None = None,
+    **options: Any,
+) -> gr.Blocks:
+    """Load the models and serve the page, until the process is interrupted; arguments and errors as of `serve`."""
     checkpoints.main.load()
     app = build(checkpoints)
-    app.launch(**{**launch_options(host, port), **options})
+    serve(app, host, port, allowed_hosts, auth, **options)
     return app
-
-
-def launch_options(host: str, port: int | None) -> Mapping[str, Any]:
-    """What the page is always served with."""
-    return {
-        "server_name": host,
-        "server_port": port,
-        "share": False,
-        "max_file_size": MOST_UPLOAD_BYTES,
-        "footer_links": [],
-        "theme": gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        "show_error": False,
-    }

@@ -8,7 +8,7 @@ import gradio as gr
 
 from .analysis import POLICIES, Analyzer
 from .viewer import viewer
-from .visitors import stamped, told, visitor_of
+from .visitors import address_of, mark_as_new, show_input_errors, visitor_of
 
 
 def attention_tab(analyzer: Analyzer, text: gr.Textbox, document: gr.Accordion) -> None:
@@ -30,15 +30,17 @@ def attention_tab(analyzer: Analyzer, text: gr.Textbox, document: gr.Accordion) 
     shown = viewer("attention", "attention", ("attention_canvases", "attention_panel"))
 
     def on_analyse(text: str, policy: str, request: gr.Request) -> tuple[dict[str, Any], Any]:
-        view = told(lambda: analyzer.analyse(visitor_of(request), text, analyzer.policy(policy)))
-        return stamped(view), gr.Accordion(open=False)
+        view = show_input_errors(
+            lambda: analyzer.analyse(visitor_of(request), text, analyzer.policy(policy), address_of(request))
+        )
+        return mark_as_new(view), gr.Accordion(open=False)
 
     # What runs the model is asked by `submit`, what is read from what is kept by `click`.
     def on_ask(request: gr.Request, event: gr.EventData) -> dict[str, Any]:
         sent = event._data
-        answer = told(lambda: analyzer.answer(visitor_of(request), sent))
+        answer = show_input_errors(lambda: analyzer.answer(visitor_of(request), sent, address_of(request)))
         # Answers may overtake one another: the page knows by its own number which of them is late.
-        return stamped({**answer, "number": sent.get("number")})
+        return mark_as_new({**answer, "number": sent.get("number")})
 
     analyse.click(
         on_analyse, [text, policy], [shown, document], concurrency_limit=2, concurrency_id="model", api_name="attention"

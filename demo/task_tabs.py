@@ -11,7 +11,7 @@ from . import tasks
 from .checkpoints import Checkpoints
 from .inputs import MOST_CHARACTERS
 from .viewer import viewer
-from .visitors import stamped, told
+from .visitors import mark_as_new, show_input_errors
 
 _FILL = (
     "The captain looked at the sea and at the <mask>. For three days the <mask> had blown from the north, and the men, "
@@ -73,7 +73,7 @@ def _run(
     checkpoint = checkpoints.by_task[task]
 
     def on_click(*texts: str) -> dict[str, Any]:
-        return stamped(told(lambda: work(checkpoint, *texts)))
+        return mark_as_new(show_input_errors(lambda: work(checkpoint, *texts)))
 
     events = [button.click] if entered is None else [button.click, entered.submit]
     gr.on(events, on_click, inputs, shown, concurrency_limit=2, concurrency_id="model", api_name=name)

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from longformer_plus.demo.analysis import Analyzer
-from longformer_plus.demo.app import build, launch_options
+from longformer_plus.demo.app import build
 from longformer_plus.demo.checkpoints import Checkpoints
+from longformer_plus.demo.serving import launch_options
 
 from ..demo.browsing import Page
 from .demo_screenshots import browser

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from selenium import webdriver
 
-from longformer_plus.demo.app import build, launch_options
+from longformer_plus.demo.app import build
 from longformer_plus.demo.checkpoints import Checkpoints
 from longformer_plus.demo.inputs import SAMPLES, sample
+from longformer_plus.demo.serving import launch_options
 
 from ..demo.browsing import CHROMIUM, DRIVER, Page
 
