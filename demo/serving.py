@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .inputs import MOST_UPLOAD_BYTES
-from .theme import theme
+from .theme import CSS, theme
 
 HEALTH = "/health"
 # gradio's page has inline scripts, and builds the viewers' with `new Function`. Nothing may come from elsewhere.
@@ -100,6 +100,7 @@ def launch_options(host: str, port: int | None, allowed_hosts: Iterable[str] = (
         "max_file_size": MOST_UPLOAD_BYTES,
         "footer_links": ["api"],
         "theme": theme(),
+        "css": CSS,
         "show_error": False,
         "app_kwargs": {
             "middleware": [Middleware(HostGuard, allowed_hosts=tuple(allowed_hosts))],

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gradio as gr
 
+# The theme has one accent for both modes; on a dark page it would be too dark for the selected tab.
+CSS = "body.dark { --color-accent: var(--primary-400); }"
+
 
 def theme() -> gr.themes.Base:
     """gradio's default theme with system fonts and more contrast."""
