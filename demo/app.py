@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -12,14 +11,17 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr
 
 from .analysis import AnalysedDocument, Analyzer
+from .api import add_api
 from .attention_tab import attention_tab
 from .checkpoints import Checkpoints
-from .inputs import FILE_TYPES, MOST_CHARACTERS, MOST_UPLOAD_BYTES, SAMPLES, read_upload, sample
+from .inputs import FILE_TYPES, MOST_CHARACTERS, SAMPLES, read_upload, sample
+from .memory import release_free_memory
+from .serving import serve
 from .speed_tab import speed_tab
 from .store import VisitorStore
-from .task_tabs import task_tabs
+from .task_tabs import fill_tab, task_tabs
 from .viewer import viewer
-from .visitors import told
+from .visitors import show_input_errors
 
 # For all visitors together; a document of 4096 tokens at base size takes 0.3 GB. What was not used for longest goes.
 MOST_HELD_BYTES = 2_000_000_000
@@ -35,22 +37,32 @@ def build(checkpoints: Checkpoints, store: VisitorStore[AnalysedDocument] | None
         store: where the visitors' documents are kept.
     """
     store = VisitorStore(MOST_HELD_BYTES) if store is None else store
+    analyzer = Analyzer(checkpoints.main, store)
     # Uploads are looked for every minute, and deleted when they are five minutes old.
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 300)) as app:
-        gr.Markdown(f"# {TITLE}")
-        gr.Markdown(f"Model: `{Path(checkpoints.main.name).name}`")
-        with gr.Accordion("Document", open=True) as document:
+        gr.Markdown(f"# {TITLE}\n{checkpoints.main.description}")
+        with gr.Accordion("Document: type, paste or upload your own", open=False, elem_id="document") as document:
             text = _document_input()
-        with gr.Tab("Attention"):
-            attention_tab(Analyzer(checkpoints.main, store), text, document)
-        task_tabs(checkpoints, text)
-        with gr.Tab("Speed"):
+        with gr.Tab("Attention") as attention:
+            attention_tab(app, analyzer, text, document)
+        with_document = [attention, *task_tabs(checkpoints, text)]
+        without_document = []
+        if "fill-mask" in checkpoints.by_task:
+            without_document.append(fill_tab(checkpoints))
+        with gr.Tab("Speed") as speed:
             speed_tab()
-        with gr.Tab("Pattern"):
+        with gr.Tab("Pattern") as pattern:
             viewer("pattern", "pattern")
+        without_document += [speed, pattern]
+        for tab in with_document:
+            tab.select(lambda: gr.Accordion(visible=True), None, document, api_visibility="private")
+        for tab in without_document:
+            tab.select(lambda: gr.Accordion(visible=False), None, document, api_visibility="private")
+        add_api(checkpoints, analyzer)
 
         def on_unload(request: gr.Request) -> None:
             store.free(request.session_hash or "")
+            release_free_memory()
 
         app.unload(on_unload)
     app.queue(max_size=MOST_WAITING, default_concurrency_limit=2)
@@ -60,6 +72,7 @@ def build(checkpoints: Checkpoints, store: VisitorStore[AnalysedDocument] | None
 def _document_input() -> gr.Textbox:
     """The document that the tabs share: typed, pasted, uploaded, or a sample."""
     text = gr.Textbox(
+        sample(next(iter(SAMPLES))),
         label="Text",
         placeholder="Type or paste a document, upload a file, or take a sample.",
         lines=5,
@@ -68,36 +81,23 @@ def _document_input() -> gr.Textbox:
         elem_id="document-text",
     )
     with gr.Row():
-        samples = gr.Dropdown(list(SAMPLES), label="Sample", value=None, elem_id="document-sample")
+        samples = gr.Dropdown(list(SAMPLES), label="Sample", value=next(iter(SAMPLES)), elem_id="document-sample")
         upload = gr.UploadButton("Upload a file (txt, md, pdf, docx)", file_types=FILE_TYPES, elem_id="document-upload")
-    upload.upload(lambda path: told(lambda: read_upload(path)), upload, text, api_visibility="private")
-    samples.input(lambda name: told(lambda: sample(name)), samples, text, api_visibility="private")
+    upload.upload(lambda path: show_input_errors(lambda: read_upload(path)), upload, text, api_visibility="private")
+    samples.input(lambda name: show_input_errors(lambda: sample(name)), samples, text, api_visibility="private")
     return text
 
 
-def launch(checkpoints: Checkpoints, host: str = "127.0.0.1", port: int | None = None, **options: Any) -> gr.Blocks:
-    """Load the models and serve the page, until the process is interrupted.
-
-    Args:
-        checkpoints: the models.
-        host: the address to listen at; 127.0.0.1 is this machine alone, 0.0.0.0 every network.
-        port: by default the first free one from 7860.
-        options: others of `gr.Blocks.launch`.
-    """
+def launch(
+    checkpoints: Checkpoints,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    allowed_hosts: Iterable[str] = (),
+    auth: tuple[str, str] | None = None,
+    **options: Any,
+) -> gr.Blocks:
+    """Load the models and serve the page, until the process is interrupted; arguments and errors as of `serve`."""
     checkpoints.main.load()
     app = build(checkpoints)
-    app.launch(**{**launch_options(host, port), **options})
+    serve(app, host, port, allowed_hosts, auth, **options)
     return app
-
-
-def launch_options(host: str, port: int | None) -> Mapping[str, Any]:
-    """What the page is always served with."""
-    return {
-        "server_name": host,
-        "server_port": port,
-        "share": False,
-        "max_file_size": MOST_UPLOAD_BYTES,
-        "footer_links": [],
-        "theme": gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        "show_error": False,
-    }

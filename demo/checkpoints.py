@@ -64,6 +64,26 @@ class Checkpoint:
         """The longest input that it is given."""
         return min(self.config.max_tokens, MOST_TOKENS)
 
+    @property
+    def description(self) -> str:
+        """Its name, size, layers, heads, window and limit, in a line of Markdown."""
+        config = self.config
+        windows = sorted(set(config.windows))
+        window = f"{windows[0]:,}" if len(windows) == 1 else f"{windows[0]:,} to {windows[-1]:,}"
+        with self.running() as model:
+            size = model.num_parameters() / 1e6
+        return (
+            f"**{self.title}**: {size:,.1f} million parameters, {config.num_hidden_layers} layers of"
+            f" {config.num_attention_heads} heads, a window of {window} tokens, at most {self.max_tokens:,} tokens."
+        )
+
+    @property
+    def title(self) -> str:
+        """What it is called on the page: its name on the hub, or its folder's."""
+        if Path(self.name).resolve() == shipped_checkpoint().resolve():
+            return "The small checkpoint that comes with longformer_plus"
+        return Path(self.name).name if Path(self.name).is_dir() else self.name
+
     @cached_property
     def tokenizer(self) -> TokenizersBackend:
         """Its tokenizer."""

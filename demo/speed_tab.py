@@ -16,7 +16,7 @@ from longformer_plus.benchmark.workloads import Workload
 
 from .inputs import InputError
 from .viewer import viewer
-from .visitors import stamped, told
+from .visitors import mark_as_new, show_input_errors
 
 THEIRS = "transformers"
 FLEX = "flex_attention"
@@ -113,8 +113,8 @@ def speed_tab() -> None:
     def on_start(names: list[str], longest: int, with_memory: bool) -> Iterator[dict[str, Any]]:
         views = measure(names, longest, with_memory)
         try:
-            while (view := told(lambda: next(views, None))) is not None:
-                yield stamped(view)
+            while (view := show_input_errors(lambda: next(views, None))) is not None:
+                yield mark_as_new(view)
         finally:
             views.close()
 
@@ -126,4 +126,4 @@ def speed_tab() -> None:
         show_progress="hidden",
         api_visibility="private",
     )
-    stop.click(lambda: stamped({"stopped": True}), None, shown, cancels=[running], api_visibility="private")
+    stop.click(lambda: mark_as_new({"stopped": True}), None, shown, cancels=[running], api_visibility="private")

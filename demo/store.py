@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -17,13 +17,15 @@ class _Entry(Generic[Kept]):
     kept: Kept
     num_bytes: int
     last_used: float
+    address: str
 
 
 class VisitorStore(Generic[Kept]):
     """One thing for each visitor, by the session's name. Thread-safe.
 
-    The one that was not used for the longest time gives way where the cap is reached; what was not used for `max_age`
-    seconds goes at the next call.
+    Where the cap is reached, the address that holds the most gives up what it has not used for the longest time: one
+    visitor with many sessions cannot push the others out. What was not used for `max_age` seconds goes at the next
+    call.
 
     Args:
         max_bytes: what all of them together may take.
@@ -38,8 +40,14 @@ class VisitorStore(Generic[Kept]):
         self._entries: OrderedDict[str, _Entry[Kept]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def put(self, visitor: str, kept: Kept, num_bytes: int) -> None:
+    def put(self, visitor: str, kept: Kept, num_bytes: int, address: str = "") -> None:
         """Keep something for a visitor, in place of what there was.
+
+        Args:
+            visitor: the session's name.
+            kept: what is kept.
+            num_bytes: its size.
+            address: where the visitor comes from; several may share one.
 
         Raises:
             ValueError: it is larger than the cap.
@@ -52,8 +60,8 @@ class VisitorStore(Generic[Kept]):
             self._entries.pop(visitor, None)
             self._drop_old()
             while self._entries and self._held() + num_bytes > self.max_bytes:
-                self._entries.popitem(last=False)
-            self._entries[visitor] = _Entry(kept, num_bytes, self._clock())
+                self._drop_one(address, num_bytes)
+            self._entries[visitor] = _Entry(kept, num_bytes, self._clock(), address)
 
     def get(self, visitor: str) -> Kept | None:
         """What is kept for a visitor, None where there is nothing, or no longer."""
@@ -83,6 +91,16 @@ class VisitorStore(Generic[Kept]):
 
     def _held(self) -> int:
         return sum(entry.num_bytes for entry in self._entries.values())
+
+    def _drop_one(self, address: str, num_bytes: int) -> None:
+        """Drop the oldest entry of the address that would hold the most with `num_bytes` more for `address`."""
+        held = Counter({address: num_bytes})
+        for entry in self._entries.values():
+            held[entry.address] += entry.num_bytes
+        addresses = [entry.address for entry in self._entries.values()]
+        largest = max(addresses, key=lambda one: held[one])
+        # In order of their last use: the first of this address is its oldest.
+        self._entries.pop(next(name for name, entry in self._entries.items() if entry.address == largest))
 
     def _drop_old(self) -> None:
         oldest = self._clock() - self.max_age

@@ -1,4 +1,4 @@
-"""The tabs Ask, Fill, Classify and Tag."""
+"""The tabs Ask, Classify, Tag and Fill."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from . import tasks
 from .checkpoints import Checkpoints
 from .inputs import MOST_CHARACTERS
 from .viewer import viewer
-from .visitors import stamped, told
+from .visitors import mark_as_new, show_input_errors
 
 _FILL = (
     "The captain looked at the sea and at the <mask>. For three days the <mask> had blown from the north, and the men, "
@@ -19,44 +19,44 @@ _FILL = (
 )
 
 
-def task_tabs(checkpoints: Checkpoints, document: gr.Textbox) -> None:
-    """The tabs' components and what they do.
+def task_tabs(checkpoints: Checkpoints, document: gr.Textbox) -> list[gr.Tab]:
+    """The tabs about the document, for the tasks that have a checkpoint.
 
     Args:
-        checkpoints: a task without one gets a line that says how to name one.
+        checkpoints: the models.
         document: the text that all tabs share.
     """
-    with gr.Tab("Ask"):
-        if _is_there(checkpoints, "question-answering"):
+    tabs = []
+    if "question-answering" in checkpoints.by_task:
+        with gr.Tab("Ask") as tab:
             question = gr.Textbox(
                 label="Question about the document", max_length=tasks.MOST_QUESTION_CHARACTERS, elem_id="ask-question"
             )
             _run(checkpoints, "question-answering", tasks.ask, [question, document], "ask", question)
-    with gr.Tab("Fill"):
-        if _is_there(checkpoints, "fill-mask"):
-            text = gr.Textbox(
-                _FILL,
-                label="Text with <mask> where a word is to be guessed",
-                lines=4,
-                max_length=MOST_CHARACTERS,
-                elem_id="fill-text",
-            )
-            _run(checkpoints, "fill-mask", tasks.fill, [text], "fill")
-    with gr.Tab("Classify"):
-        if _is_there(checkpoints, "text-classification"):
-            _run(checkpoints, "text-classification", tasks.classify, [document], "classify")
-    with gr.Tab("Tag"):
-        if _is_there(checkpoints, "token-classification"):
-            _run(checkpoints, "token-classification", tasks.tag, [document], "tag")
+        tabs.append(tab)
+    for task, work, name in (
+        ("text-classification", tasks.classify, "classify"),
+        ("token-classification", tasks.tag, "tag"),
+    ):
+        if task in checkpoints.by_task:
+            with gr.Tab(name.capitalize()) as tab:
+                _run(checkpoints, task, work, [document], name)
+            tabs.append(tab)
+    return tabs
 
 
-def _is_there(checkpoints: Checkpoints, task: str) -> bool:
-    if task in checkpoints.by_task:
-        return True
-    gr.Markdown(
-        f"No checkpoint for this is loaded. Start the demo with `--{task} MODEL`, a folder or a name on the hub."
-    )
-    return False
+def fill_tab(checkpoints: Checkpoints) -> gr.Tab:
+    """The tab Fill, which has a text of its own; for checkpoints with one for "fill-mask"."""
+    with gr.Tab("Fill") as tab:
+        text = gr.Textbox(
+            _FILL,
+            label="Text with <mask> where a word is to be guessed",
+            lines=4,
+            max_length=MOST_CHARACTERS,
+            elem_id="fill-text",
+        )
+        _run(checkpoints, "fill-mask", tasks.fill, [text], "fill")
+    return tab
 
 
 def _run(
@@ -73,7 +73,17 @@ def _run(
     checkpoint = checkpoints.by_task[task]
 
     def on_click(*texts: str) -> dict[str, Any]:
-        return stamped(told(lambda: work(checkpoint, *texts)))
+        return mark_as_new(show_input_errors(lambda: work(checkpoint, *texts)))
 
     events = [button.click] if entered is None else [button.click, entered.submit]
-    gr.on(events, on_click, inputs, shown, concurrency_limit=2, concurrency_id="model", api_name=name)
+    # The view is for the page; `api` has the same for programs.
+    gr.on(
+        events,
+        on_click,
+        inputs,
+        shown,
+        concurrency_limit=2,
+        concurrency_id="model",
+        api_name=name,
+        api_visibility="undocumented",
+    )

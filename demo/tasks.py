@@ -51,7 +51,10 @@ def ask(checkpoint: Checkpoint, question: str | None, text: str | None, count: i
         attention = _Attention.of(checkpoint, model, question, text)
         answers = answer_question(model, checkpoint.tokenizer, question, text, top_k=count)
     marks = [
-        _mark(tokens.between(answer.start, answer.end), str(rank + 1), answer.score)
+        {
+            **_mark(tokens.between(answer.start, answer.end), str(rank + 1), answer.score),
+            "text": text[answer.start : answer.end],
+        }
         for rank, answer in enumerate(answers)
     ]
     shade = attention.maps.mean(rows=attention.question).mean(0)
@@ -144,7 +147,8 @@ def tag(checkpoint: Checkpoint, text: str | None) -> dict[str, Any]:
             rows = attention.inside[first : last + 1]
             shade = len(shades)
             shades.append(weights_view(attention.on(tokens, attention.maps.mean(rows=rows).mean(0))))
-        marks.append(_mark((first, last), entity.label, entity.score, shade))
+        mark = _mark((first, last), entity.label, entity.score, shade)
+        marks.append({**mark, "text": text[entity.start : entity.end]})
     return {
         **tokens.view(checkpoint),
         "marks": marks,

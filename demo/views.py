@@ -8,19 +8,29 @@ Shapes: N tokens, L layers, H heads, G global tokens.
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from longformer_plus.attention_maps import AttentionMaps, DocumentMaps, Picture, band_picture, global_picture
+from longformer_plus.attention_maps import (
+    AttentionMaps,
+    DocumentMaps,
+    Picture,
+    band_picture,
+    global_picture,
+    head_behaviour,
+)
 from longformer_plus.attention_maps.maps import Choice, Direction
 from longformer_plus.attention_maps.pictures import MOST_COLUMNS, MOST_ROWS
 
 STRONGEST = 16
 # A line for each global token, as long as lines can be told apart.
 _MOST_GLOBAL_ROWS = 64
+# Columns and rows of the small picture of a head.
+_TILE = (96, 28)
 
 
 def weights_view(weights: Tensor) -> dict[str, Any]:
@@ -70,6 +80,9 @@ def document_view(document: DocumentMaps) -> dict[str, Any]:
         "entropy": _rounded(maps.entropy()),
         "distance": _rounded(maps.mean_distance()),
         "globalShare": _rounded(maps.global_share()),
+        "behaviour": [
+            [[one.name, round(one.share, 3)] for one in row] for row in head_behaviour(maps, document.tokens)
+        ],
     }
 
 
@@ -95,11 +108,12 @@ class Pictures:
         heads: Choice,
         most_columns: int = MOST_COLUMNS,
         most_rows: int = MOST_ROWS,
+        with_self: bool = False,
     ) -> Pictures:
-        """In at most so many pixels."""
+        """In at most so many pixels; with or without the weight of each token on itself."""
         choice, size = (layers, heads), (most_columns, min(most_rows, _MOST_GLOBAL_ROWS))
         return cls(
-            band_picture(maps, *choice, most_columns, most_rows),
+            band_picture(maps, *choice, most_columns, most_rows, with_self),
             global_picture(maps, "from", *choice, *size),
             global_picture(maps, "to", *choice, *size),
         )
@@ -123,6 +137,28 @@ def layer_view(maps: AttentionMaps, layers: Choice, heads: Choice, pictures: Pic
         "toGlobal": picture_view(pictures.to_global),
         "received": weights_view(maps.received(layers, heads)),
     }
+
+
+def heads_view(maps: AttentionMaps) -> dict[str, Any]:
+    """A small picture of the windows of every head, on one scale that ends at the 99th percentile of all weights."""
+    pictures = [
+        [band_picture(maps, layer, head, *_TILE, with_self=False) for head in range(maps.num_heads)]
+        for layer in range(maps.num_layers)
+    ]
+    weights = [[picture.weights() for picture in row] for row in pictures]
+    every = torch.cat([one.flatten() for row in weights for one in row])
+    seen = every[every > 0]
+    largest = float(seen.kthvalue(max(math.ceil(0.99 * len(seen)), 1)).values) if len(seen) else 0.0
+    tiles = [
+        [picture_view(_on_scale(picture, own, largest)) for picture, own in zip(*rows, strict=True)]
+        for rows in zip(pictures, weights, strict=True)
+    ]
+    return {"tiles": tiles, "largest": largest}
+
+
+def _on_scale(picture: Picture, weights: Tensor, largest: float) -> Picture:
+    shades = (weights / (largest or 1.0)).clamp(max=1).sqrt().mul(255).round().to(torch.uint8)
+    return replace(picture, shades=shades.contiguous(), largest=largest)
 
 
 def links_view(maps: AttentionMaps, token: int, direction: Direction, layers: Choice, heads: Choice) -> dict[str, Any]:

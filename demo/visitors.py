@@ -1,4 +1,4 @@
-"""Who asks, and how they are told what went wrong."""
+"""Who asks, and how what went wrong is shown to them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,19 @@ def visitor_of(request: gr.Request) -> str:
     return request.session_hash
 
 
-def told(answer: Callable[[], Answer]) -> Answer:
-    """What `answer` gives; its InputError as a message on the page."""
+def address_of(request: gr.Request) -> str:
+    """The address that a visitor comes from, "" where it is not known."""
+    return request.client.host if request.client else ""
+
+
+def show_input_errors(answer: Callable[[], Answer]) -> Answer:
+    """What `answer` returns; where it raises an InputError, the page shows its message."""
     try:
         return answer()
     except InputError as error:
         raise gr.Error(str(error), print_exception=False) from error
 
 
-def stamped(view: dict[str, Any]) -> dict[str, Any]:
-    """A view that differs from every other: the page hears of a value only where it changes."""
+def mark_as_new(view: dict[str, Any]) -> dict[str, Any]:
+    """The view with the time in it: gradio tells the page of a value only if it differs from the one before."""
     return {**view, "made": time.time_ns()}

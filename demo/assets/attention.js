@@ -1,6 +1,6 @@
 // Attention, part 1: what is shown, and the text.
 
-const state = { view: null, layer: -1, head: -1, direction: "to", measure: "links", token: 1, grid: "entropy" };
+const state = { view: null, layer: -1, head: -1, direction: "to", measure: "links", token: 1, grid: "pictures" };
 let spans = [];
 let blocks = [];
 let weights = null;
@@ -8,24 +8,31 @@ let attention = null;
 let received = null;
 let links = null;
 let pictures = {};
+let sent = {};
 let lit = [];
 let isGlobal = new Set();
 // The numbers of the latest question, and of the latest that asked for other pictures.
 let asked = 0;
 let askedForPictures = 0;
+// How many documents have been shown.
+let documentNumber = 0;
 
 const $ = (name) => element.querySelector(`[data-part="${name}"]`);
 const text = $("text");
 const ask = (what) => {
   element.querySelector(".viewer").setAttribute("aria-busy", "true");
   const { token, layer, head, direction } = state;
+  const withSelf = $("with-self").checked;
   // As fine as the canvas can show it: on most screens a quarter of what there is.
   const { width: columns, height: rows } = $("band");
-  asked += 1;
+  // The pictures of the heads belong to a document, whatever else is chosen in it.
+  if (what !== "heads") asked += 1;
   if (what === "layer") askedForPictures = asked;
-  const question = { ask: what, token, layer, head, direction, columns, rows, number: asked };
+  const number_ = what === "heads" ? documentNumber : asked;
+  const question = { ask: what, token, layer, head, direction, columns, rows, withSelf, number: number_ };
+  if (what === "restore") Object.assign(question, { text: state.view.text, globals: [...isGlobal] });
   // What runs the model waits in another line than what is read from what is kept.
-  trigger(["gradient", "global"].includes(what) ? "submit" : "click", question);
+  trigger(["gradient", "global", "restore"].includes(what) ? "submit" : "click", question);
 };
 
 // The text
@@ -59,9 +66,14 @@ function light() {
   strong.sort((one, other) => weights[other] - weights[one]);
   const negative = new Set(links.negative ?? []);
   lit = strong.slice(0, 2500).map((place) => {
-    const opacity = (0.08 + 0.82 * Math.sqrt(weights[place] / largest)).toFixed(3);
+    // Never so opaque that the word in front of it is hard to read.
+    const opacity = 0.06 + 0.54 * Math.sqrt(weights[place] / largest);
     const colour = negative.has(place) ? "0, 114, 178" : linkIsGlobal(place) ? GLOBAL : LOCAL;
-    spans[place].style.background = `rgba(${colour}, ${opacity})`;
+    const full = `rgba(${colour}, ${opacity.toFixed(3)})`;
+    const faint = `rgba(${colour}, ${(opacity / 2).toFixed(3)})`;
+    // Stripes, so that the two kinds differ by more than their hue.
+    spans[place].style.background = linkIsGlobal(place) && !negative.has(place)
+      ? `repeating-linear-gradient(135deg, ${full} 0 4px, ${faint} 4px 7px)` : full;
     return spans[place];
   });
   const window_ = windowOf();

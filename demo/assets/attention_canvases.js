@@ -29,10 +29,10 @@ function drawMap() {
     paint.fillRect(from, 0, to - from, height);
   }
   const negative = new Set(links.negative ?? []);
-  const colourOf = (place) => `rgb(${negative.has(place) ? "0, 114, 178" : linkIsGlobal(place) ? GLOBAL : LOCAL})`;
+  const colourOf = (place) => `rgb(${negative.has(place) ? "0, 114, 178" : linkIsGlobal(place) ? globalInk() : LOCAL})`;
   if (attention) {
     const colourOfAttention = (place) =>
-      `rgb(${isGlobal.has(place) || isGlobal.has(state.token) ? GLOBAL : LOCAL})`;
+      `rgb(${isGlobal.has(place) || isGlobal.has(state.token) ? globalInk() : LOCAL})`;
     bars(paint, width, height / 2 - 10, attention, colourOfAttention, height / 2);
     bars(paint, width, height / 2 - 4, weights, colourOf, height);
     paint.fillStyle = INK();
@@ -45,7 +45,7 @@ function drawMap() {
     bars(paint, width, height * 0.45, received, () => "rgba(128, 128, 128, .55)", height);
     bars(paint, width, height - 8, weights, colourOf, height);
   }
-  paint.fillStyle = `rgb(${GLOBAL})`;
+  paint.fillStyle = `rgb(${globalInk()})`;
   for (const place of isGlobal) {
     const x = Math.min(Math.max(column(place, width), 5), width - 5);
     paint.beginPath();

@@ -1,4 +1,4 @@
-// Attention, part 3: the panel beside the text, the controls, and what the server sends.
+// Attention, part 4: the panel beside the text, the controls, and what the server sends.
 
 const MEASURES = { links: "attention", rollout: "rollout", gradient: "gradient × input" };
 const EXPLAINED = {
@@ -44,38 +44,6 @@ function sharesOf(total) {
   return `${others} ${near} and ${far}. The window is ${percent(size / spans.length)} of the document.`;
 }
 
-const GRIDS = {
-  entropy: ["entropy", "nats", "How spread a head looks: e to this power is the number of tokens."],
-  distance: ["distance", "tokens", "How far away, on average, a head looks."],
-  globalShare: ["global share", "", "How much of its attention a head gives to global tokens."],
-};
-
-function showGrid() {
-  const values = state.view[state.grid];
-  const [, unit, caption] = GRIDS[state.grid];
-  const flat = values.flat();
-  const [least, most] = [Math.min(...flat), Math.max(...flat)];
-  const cell = (layer, head, words, style) =>
-    make("td", {}, make("button", {
-      type: "button", style, title: words, "aria-label": words,
-      "aria-pressed": String(layer === state.layer && head === state.head),
-      onclick: () => { state.layer = layer; state.head = head; ask("layer"); },
-    }, style ? "" : layer < 0 ? "all" : head < 0 ? `${layer + 1}` : ""));
-  const shaded = (value, layer, head) => {
-    const shade = SHADES[Math.round((255 * (value - least)) / (most - least || 1))];
-    const words = `Layer ${layer + 1}, head ${head + 1}: ${number(value)} ${unit}`;
-    return cell(layer, head, words, `background: rgb(${shade})`);
-  };
-  const rows = values.map((row, layer) => {
-    const mean = cell(layer, -1, `Layer ${layer + 1}, mean of its heads`);
-    return make("tr", {}, mean, ...row.map((value, head) => shaded(value, layer, head)));
-  });
-  const mean = cell(-1, -1, "Mean of all layers and heads");
-  $("grid").replaceChildren(make("tr", {}, mean, make("td", { colspan: values[0].length }, "heads →")), ...rows);
-  const range = `From ${number(least)} (blue) to ${number(most)} (yellow) ${unit}.`;
-  $("grid-caption").textContent = `${caption} ${range} Click a head to see it.`;
-}
-
 function showChoices() {
   const offer = (what, count) => {
     if ($(what).options.length === count + 1) return;
@@ -90,9 +58,25 @@ function showChoices() {
   $("band-caption").textContent = `top: ${band.firstRow} tokens ahead, middle: itself, bottom: ${band.firstRow} behind`;
   const looking = state.direction === "to" ? "what each global token looks at" : "who looks at each global token";
   $("global-caption").textContent = `${looking}, a line for each`;
-  $("scale").textContent = number(band.largest);
+  showLegend();
+}
+
+function showLegend() {
   const global_ = state.direction === "to" ? pictures.fromGlobal : pictures.toGlobal;
-  $("scale-global").textContent = global_ ? number(global_.view.largest) : "0";
+  const bar = (name, { ticks, view }) => {
+    const [first, middle, last] = ticks.map(number);
+    const more = ticks[2] < view.largest ? " or more" : "";
+    return make("span", {}, `${name}: ${first} `, make("i", { class: "scale" }), ` ${last}${more} (middle: ${middle}) `);
+  };
+  const hidden = $("with-self").checked ? "" : "The weight of each token on itself is left out.";
+  const bars = [bar("weight in windows", pictures.band), ...(global_ ? [bar("of global tokens", global_)] : [])];
+  $("legend").replaceChildren(...bars, hidden);
+}
+
+// The pictures as the server sent them, in the colours that are chosen.
+function colourPictures() {
+  const scale = $("scale").value;
+  for (const [name, view] of Object.entries(sent)) pictures[name] = coloured(view, scale);
 }
 
 $("layer").addEventListener("change", () => { state.layer = Number($("layer").value); ask("layer"); });
@@ -103,7 +87,32 @@ $("direction").addEventListener("change", () => {
   ask("links");
 });
 $("measure").addEventListener("change", () => { state.measure = $("measure").value; ask(state.measure); });
-$("grid-of").addEventListener("change", () => { state.grid = $("grid-of").value; showGrid(); });
+$("scale").addEventListener("change", () => { colourPictures(); showLegend(); drawAll(); });
+$("with-self").addEventListener("change", () => ask("layer"));
+$("restore").addEventListener("click", () => ask("restore"));
+// The token where a text occurs next after the selected one, from the start again after the end; -1 if nowhere.
+function findText(wanted) {
+  // Lower case may have another length in some scripts, and positions would be wrong.
+  const lower = (words) => (words.toLowerCase().length === words.length ? words.toLowerCase() : words);
+  const characters = (state.view.characters ??= Array.from(state.view.text));
+  const whole = lower(state.view.text);
+  const after = characters.slice(0, state.view.stops[state.token]).join("").length;
+  const next = whole.indexOf(lower(wanted), after);
+  const found = next < 0 ? whole.indexOf(lower(wanted)) : next;
+  if (found < 0) return -1;
+  const character = Array.from(state.view.text.slice(0, found)).length;
+  return state.view.stops.findIndex((stop) => stop > character);
+}
+
+$("find").addEventListener("keydown", (event) => {
+  const wanted = $("find").value.trim();
+  if (event.key !== "Enter" || !wanted) return;
+  event.preventDefault();
+  const found = findText(wanted);
+  $("find").setAttribute("aria-invalid", String(found < 0));
+  if (found < 0) $("said").textContent = "This is not in the document.";
+  else choose(found, true);
+});
 $("toggle").addEventListener("click", () => ask("global"));
 $("save-page").addEventListener("click", () => ask("page"));
 $("save-links").addEventListener("click", () => {
@@ -127,7 +136,7 @@ for (const [name, title] of Object.entries(TITLES)) {
     const caption = shown ? $(`${name}-caption`).textContent : `${token}; ${spans.length} tokens from left to right`;
     const [layers, heads] = ["layer", "head"].map((what) => $(what).selectedOptions[0].text);
     const full = `${title} (layers: ${layers}; heads: ${heads})`;
-    savePicture(`${name}.png`, $(name), full, caption, shown?.view.largest ?? 0);
+    savePicture(`${name}.png`, $(name), full, caption, shown);
   });
 }
 
@@ -136,6 +145,13 @@ for (const [name, title] of Object.entries(TITLES)) {
 function onValue() {
   const value = props.value;
   if (!value || !value.kind) return;
+  $("gone").hidden = value.kind !== "gone";
+  if (value.kind === "gone") { element.querySelector(".viewer").removeAttribute("aria-busy"); return; }
+  if (value.kind === "heads") {
+    element.querySelector(".viewer").removeAttribute("aria-busy");
+    if (value.number === documentNumber) takeTiles(value);
+    return;
+  }
   const isLate = value.number < asked;
   if ((value.kind === "links" && isLate) || (value.kind === "layer" && value.number < askedForPictures)) return;
   const wanted = { token: state.token, layer: state.layer, head: state.head };
@@ -151,13 +167,15 @@ function onValue() {
     isGlobal = new Set(value.document.globals);
     ({ spans, blocks } = layOut(text, state.view));
     lit = [];
+    tiles = null;
+    documentNumber += 1;
     for (const place of isGlobal) spans[place].classList.add("global");
     $("status").textContent = `${spans.length.toLocaleString()} tokens, read in ${value.seconds} s. ${value.cut}`;
     element.querySelector(".viewer").hidden = false;
   }
   if (value.kind !== "links") {
-    const [band, fromGlobal, toGlobal] = [value.band, value.fromGlobal, value.toGlobal].map(coloured);
-    pictures = { band, fromGlobal, toGlobal };
+    sent = { band: value.band, fromGlobal: value.fromGlobal, toGlobal: value.toGlobal };
+    colourPictures();
     received = weightsOf(value.received);
   }
   state.layer = value.layer;
@@ -174,6 +192,7 @@ function onValue() {
   showChoices();
   showPanel();
   if (value.kind !== "links") showGrid();
+  if (value.kind === "document" && isNear($("grid"))) ask("heads");
   drawAll();
   if (isLate && value.kind !== "page") {
     // Something else was chosen while this came: ask for it again, of what is shown now.

@@ -2,7 +2,9 @@
 
 const INK = () => getComputedStyle(element).getPropertyValue("color");
 const LOCAL = "230, 97, 0";
+// As a background behind words. As ink on a dark page it would be too dark: see `globalInk`.
 const GLOBAL = "124, 92, 196";
+const globalInk = () => (document.body.classList.contains("dark") ? "183, 163, 245" : "109, 76, 184");
 
 // Blue to yellow, even in brightness, told apart by readers of every colour vision.
 const RAMP = [[0, 34, 78], [53, 69, 108], [102, 105, 112], [148, 142, 119], [200, 184, 102], [254, 232, 56]];
@@ -105,7 +107,7 @@ function save(name, blob) {
 }
 
 // A picture with its title, caption and colour scale, on white, for papers and slides.
-function savePicture(name, canvas, title, caption, largest) {
+function savePicture(name, canvas, title, caption, scaleShown) {
   const scale = window.devicePixelRatio || 1;
   const sheet = make("canvas", { width: canvas.width + 40 * scale, height: canvas.height + 110 * scale });
   const paint = sheet.getContext("2d");
@@ -119,13 +121,14 @@ function savePicture(name, canvas, title, caption, largest) {
   paint.fillText(caption, 20, 46, canvas.width / scale);
   paint.drawImage(canvas, 20, 58, canvas.width / scale, canvas.height / scale);
   const below = 58 + canvas.height / scale + 14;
-  if (largest) {
+  if (scaleShown) {
     for (let step = 0; step < 256; step += 1) {
       paint.fillStyle = `rgb(${SHADES[step]})`;
       paint.fillRect(20 + step * 0.6, below, 1, 10);
     }
     paint.fillStyle = "#111";
-    paint.fillText(`weight 0 to ${number(largest)}, square root scale`, 184, below + 10);
+    const [first, middle, last] = scaleShown.ticks.map(number);
+    paint.fillText(`weight ${first}, middle ${middle}, end ${last}; ${scaleShown.words}`, 184, below + 10);
   }
   sheet.toBlob((blob) => save(name, blob));
 }
@@ -144,16 +147,41 @@ function fit(canvas, height) {
   return { paint, width };
 }
 
+// The part of the largest weight that a shade stands for is (shade / 255) squared. A scale says which part of the colours
+// it gets; `end` is the weight of the last colour.
+const SCALES = {
+  root: () => ({ of: (share) => Math.sqrt(share), end: 1, words: "square root scale" }),
+  clipped: (shades) => {
+    const counts = new Uint32Array(256);
+    for (const shade of shades) counts[shade] += 1;
+    const seen = shades.length - counts[0];
+    let [last, above] = [255, 0];
+    while (last > 1 && above + counts[last] <= seen * 0.01) { above += counts[last]; last -= 1; }
+    const end = (last / 255) ** 2;
+    return { of: (share) => Math.sqrt(Math.min(share / end, 1)), end, words: "square root scale, the strongest 1% alike" };
+  },
+  logarithm: () => ({ of: (share) => Math.max(1 + Math.log10(share) / 4, 0), end: 1, words: "logarithmic scale" }),
+};
+
+// The weights, as parts of the largest, at the start, in the middle and at the end of the colours.
+function ticksOf(name, scale) {
+  return name === "logarithm" ? [1e-4, 1e-2, 1] : [0, scale.end / 4, scale.end];
+}
+
 // A picture's shades -> a coloured canvas, and the weight at each pixel.
-function coloured(view) {
+function coloured(view, name) {
   if (!view.height) return null;
   const shades = bytesOf(view.shades);
   const canvas = make("canvas", { width: view.width, height: view.height });
   const picture = new ImageData(view.width, view.height);
   const pixels = new Uint32Array(picture.data.buffer);
-  for (let place = 0; place < shades.length; place += 1) pixels[place] = PIXELS[shades[place]];
+  const scale = SCALES[name](shades);
+  const colours = Uint32Array.from({ length: 256 }, (_, shade) =>
+    PIXELS[shade ? Math.round(255 * scale.of((shade / 255) ** 2)) : 0]);
+  for (let place = 0; place < shades.length; place += 1) pixels[place] = colours[shades[place]];
   canvas.getContext("2d").putImageData(picture, 0, 0);
-  return { view, canvas, at: (x, y) => view.largest * (shades[y * view.width + x] / 255) ** 2 };
+  const ticks = ticksOf(name, scale).map((share) => share * view.largest);
+  return { view, canvas, ticks, words: scale.words, at: (x, y) => view.largest * (shades[y * view.width + x] / 255) ** 2 };
 }
 
 const whenRedrawn = [];

@@ -102,9 +102,9 @@ function onValue() {
 }
 
 $("save").addEventListener("click", () => {
-  savePicture("time.png", $("time"), "Time of a forward against length", view.where, 0);
+  savePicture("time.png", $("time"), "Time of a forward against length", view.where, null);
   if ($("memory-box").hidden) return;
-  savePicture("memory.png", $("memory"), "Memory of a forward against length", view.where, 0);
+  savePicture("memory.png", $("memory"), "Memory of a forward against length", view.where, null);
 });
 watch("value", onValue);
 onValue();

@@ -21,7 +21,7 @@ function shade(index) {
   spans.forEach((span, place) => {
     const share = weights[place] / largest;
     const colour = globals && !globals.has(place) ? LOCAL : GLOBAL;
-    span.style.background = share > 0.01 ? `rgba(${colour}, ${(0.75 * Math.sqrt(share)).toFixed(3)})` : "";
+    span.style.background = share > 0.01 ? `rgba(${colour}, ${(0.6 * Math.sqrt(share)).toFixed(3)})` : "";
   });
 }
 
@@ -56,7 +56,7 @@ function draw() {
   const largest = weights.reduce((most, weight) => Math.max(most, weight), 0) || 1;
   const most = new Float32Array(Math.ceil(width));
   weights.forEach((weight, place) => { const x = Math.floor(column(place)); most[x] = Math.max(most[x], weight); });
-  paint.fillStyle = `rgb(${view.globals ? LOCAL : GLOBAL})`;
+  paint.fillStyle = `rgb(${view.globals ? LOCAL : globalInk()})`;
   const thick = Math.max(1, width / spans.length);
   most.forEach((weight, x) => {
     if (weight) paint.fillRect(x, height - (height - 10) * Math.sqrt(weight / largest), thick, height);
@@ -101,7 +101,7 @@ $("map").addEventListener("keydown", (event) => {
   go(chosen + step);
 });
 $("save").addEventListener("click", () => {
-  savePicture("attention.png", $("map"), "Attention over the document", view.caption, 0);
+  savePicture("attention.png", $("map"), "Attention over the document", view.caption, null);
 });
 
 function onValue() {

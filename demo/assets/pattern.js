@@ -37,8 +37,10 @@ function reached(one) {
 }
 
 // A pair's colour: by its kind, or, where it is none, by whether the key is reached through layers.
-const COLOURS = { 1: `rgb(${LOCAL})`, 2: `rgb(${GLOBAL})`, reached: "rgba(0, 114, 178, .35)" };
-const colourOf = (what, isReached) => COLOURS[what || (isReached && "reached")] ?? "rgba(128, 128, 128, .12)";
+const colourOf = (what, isReached) => {
+  const colours = { 1: `rgb(${LOCAL})`, 2: `rgb(${globalInk()})`, reached: "rgba(0, 114, 178, .35)" };
+  return colours[what || (isReached && "reached")] ?? "rgba(128, 128, 128, .12)";
+};
 
 function draw() {
   const one = settings();
@@ -95,6 +97,6 @@ $("pattern").addEventListener("keydown", (event) => {
 $("save").addEventListener("click", () => {
   const { tokens, window, dilation, globals, causal } = settings();
   const caption = `${tokens} tokens, window ${window}, dilation ${dilation}, ${globals.size} global`;
-  savePicture("pattern.png", $("pattern"), "Attention pattern", `${caption}${causal ? ", causal" : ""}`, 0);
+  savePicture("pattern.png", $("pattern"), "Attention pattern", `${caption}${causal ? ", causal" : ""}`, null);
 });
 draw();

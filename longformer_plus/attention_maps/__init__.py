@@ -4,6 +4,7 @@
 windows and the global rows, in 8 or 16 bits a weight, and answer from them.
 """
 
+from .behaviour import Behaviour, head_behaviour
 from .exports import for_bertviz, strongest_links, to_html, to_numpy, to_pandas
 from .maps import AttentionMaps, Link, Links
 from .pictures import Picture, band, band_picture, global_picture
@@ -13,6 +14,7 @@ from .words import Words, by_character
 
 __all__ = [
     "AttentionMaps",
+    "Behaviour",
     "DocumentMaps",
     "Link",
     "Links",
@@ -25,6 +27,7 @@ __all__ = [
     "for_bertviz",
     "global_picture",
     "gradient_times_input",
+    "head_behaviour",
     "mask_of",
     "record",
     "strongest_links",

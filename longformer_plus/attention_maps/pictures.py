@@ -93,10 +93,16 @@ def band_picture(
     heads: Choice = None,
     most_columns: int = MOST_COLUMNS,
     most_rows: int = MOST_ROWS,
+    with_self: bool = True,
 ) -> Picture:
     """The band as a picture: a column for each position, from left to right, a row for each offset, from the farthest
-    after the token at the top to the farthest before it at the bottom."""
+    after the token at the top to the farthest before it at the bottom.
+
+    Without `with_self` the weight of each token on itself, often many times the others, is left out.
+    """
     weights, reach = band(maps, layers, heads)
+    if not with_self:
+        weights[:, reach] = 0
     # Beyond the document there is nothing to show.
     cut = max(reach - (maps.num_tokens - 1), 0)
     weights = weights[:, cut : weights.shape[1] - cut]

@@ -26,7 +26,25 @@ def add(commands: Any) -> None:
         parser.add_argument(f"--{task}", metavar="MODEL", help=f"a checkpoint, or a PEFT adapter, for {task}")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for all networks")
     parser.add_argument("--port", type=int, help="by default the first free one from 7860")
+    parser.add_argument(
+        "--auth", type=_name_and_password, metavar="NAME:PASSWORD", help="what visitors must enter to see the page"
+    )
+    parser.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a host name under which the page may be opened, beside this machine's own and addresses in digits; may be"
+        " given several times; * allows all",
+    )
     parser.set_defaults(run=_run)
+
+
+def _name_and_password(given: str) -> tuple[str, str]:
+    name, _, password = given.partition(":")
+    if not name or not password:
+        raise argparse.ArgumentTypeError("give NAME:PASSWORD, neither of them empty")
+    return name, password
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -37,4 +55,4 @@ def _run(options: argparse.Namespace) -> None:
     from ..demo.checkpoints import Checkpoints
 
     by_task = {name: getattr(options, name) for name in (task.replace("-", "_") for task in _TASKS)}
-    launch(Checkpoints.find(options.model, **by_task), options.host, options.port)
+    launch(Checkpoints.find(options.model, **by_task), options.host, options.port, options.allowed_host, options.auth)

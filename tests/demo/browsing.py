@@ -17,6 +17,8 @@ class Page:
         self.browser = browser
         browser.get(url)
         self.wait(lambda: self.all("#analyse"))
+        # The page opens on a sample.
+        self.wait(lambda: self.shown("attention"), 60)
 
     def all(self, selector: str) -> list[Any]:
         return self.browser.find_elements("css selector", selector)
@@ -45,8 +47,15 @@ class Page:
     def type(self, selector: str, text: str) -> None:
         self.one(selector).send_keys(text)
 
+    def open_document(self) -> None:
+        """Unfold the document's box, which is not in the page before."""
+        if not self.all("#document-text textarea"):
+            self.one("#document button").click()
+            self.wait(lambda: self.all("#document-text textarea"))
+
     def paste(self, text: str) -> None:
         """Put a text into the document's box at once: keys take a hundredth of a second each."""
+        self.open_document()
         self.browser.execute_script(
             "const area = document.querySelector('#document-text textarea'); area.value = arguments[0];"
             "area.dispatchEvent(new Event('input', { bubbles: true }))",
@@ -61,3 +70,18 @@ class Page:
 
     def tab(self, name: str) -> None:
         next(tab for tab in self.all("button[role=tab]") if tab.text == name).click()
+
+    def choose(self, part: str, value: str) -> None:
+        """Choose an option of a box in the tab Attention."""
+        self.browser.execute_script(
+            'const box = document.querySelector(`#attention [data-part="${arguments[0]}"]`);'
+            "box.value = arguments[1]; box.dispatchEvent(new Event('change'))",
+            part,
+            value,
+        )
+
+    def choose_head(self, layer: int, head: int) -> None:
+        """Click a head, counted from 1, when the pictures of the heads are there: they replace the cells."""
+        self.browser.execute_script("document.querySelector('#attention [data-part=\"grid\"]').scrollIntoView()")
+        self.wait(lambda: self.all("#attention .grid canvas"))
+        self.until_shown("attention", self.one(f'#attention [aria-label^="Layer {layer}, head {head}"]').click)

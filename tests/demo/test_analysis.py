@@ -164,8 +164,57 @@ def test_visitors_see_their_own_document(analyzer: Analyzer) -> None:
     assert "text of a" in a
     assert "that of b" not in a
     assert "that of b" in b
-    with pytest.raises(InputError, match="no longer held"):
-        analyzer.answer("c", {"ask": "links", "token": 1})
+    assert analyzer.answer("c", {"ask": "links", "token": 1}) == {"kind": "gone"}
+
+
+def test_what_is_no_longer_kept_is_analysed_again(analyzer: Analyzer) -> None:
+    before = analyzer.analyse("a", TEXT, "none")
+    analyzer.store.free("a")
+    text = before["document"]["text"]
+    assert analyzer.answer("a", {"ask": "restore", "text": text, "globals": [3, 9]})["document"]["globals"] == [3, 9]
+    assert analyzer.answer("a", {"ask": "links", "token": 1})["kind"] == "links"
+    for wrong in ({"text": text}, {"text": text, "globals": [10**6]}, {"text": text, "globals": ["<b>"]}, {}):
+        with pytest.raises(InputError):
+            analyzer.answer("a", {"ask": "restore", **wrong})
+
+
+def test_the_page_opens_on_a_sample_that_is_analysed_once(analyzer: Analyzer, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = analyzer.open("a")
+    monkeypatch.setattr("longformer_plus.demo.analysis.attention_maps", lambda *_, **__: pytest.fail("it ran again"))
+    assert analyzer.open("b") == view
+    document = view["document"]
+    starts, stops = positions(document["starts"]), positions(document["stops"])
+    names = [document["text"][start:stop] for start, stop in zip(starts, stops, strict=True)]
+    assert {names[place] for place in document["globals"]} <= {".", "?", "!"}
+    token = view["links"]["token"]
+    assert len(names) / 4 <= token <= 3 * len(names) / 4
+    assert names[token].strip().isalpha()
+
+
+def test_heads_have_small_pictures_on_one_scale(analyzer: Analyzer) -> None:
+    analyzer.analyse("a", TEXT)
+    view = analyzer.answer("a", {"ask": "heads"})
+    kept = analyzer.store.get("a")
+    assert kept is not None
+    maps = kept.document.maps
+    assert [len(row) for row in view["tiles"]] == [maps.num_heads] * maps.num_layers
+    assert {tile["largest"] for row in view["tiles"] for tile in row} == {view["largest"]}
+    tile = view["tiles"][1][2]
+    shades = base64.b64decode(tile["shades"])
+    assert len(shades) == tile["width"] * tile["height"]
+    assert max(shades) > 100
+
+
+def test_the_weight_on_itself_is_shown_only_when_asked_for(analyzer: Analyzer) -> None:
+    analyzer.analyse("a", TEXT, "none")
+    for layer in (-1, 0):
+        question = {"ask": "layer", "token": 5, "layer": layer}
+        bands = [analyzer.answer("a", {**question, "withSelf": shown})["band"] for shown in (False, True)]
+        rows = [base64.b64decode(band["shades"]) for band in bands]
+        middle = bands[0]["firstRow"]
+        hidden, shown = (one[middle * bands[0]["width"] : (middle + 1) * bands[0]["width"]] for one in rows)
+        assert not any(hidden)
+        assert all(shown)
 
 
 def test_a_document_too_large_for_the_store_gets_a_message(analyzer: Analyzer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -22,14 +23,56 @@ def client_of(url: str) -> Any:
     return pytest.importorskip("gradio_client").Client(url, verbose=False)
 
 
-def test_the_api_explores_and_answers(url: str) -> None:
+def test_the_api_answers_with_lists_that_can_be_read(url: str) -> None:
     client = client_of(url)
-    view = client.predict(TEXT, "none", api_name="/attention")
-    assert view["document"]["globals"] == []
-    assert view["links"]["strongest"]
-    answers = client.predict("Who looked at the sea?", TEXT, api_name="/ask")
-    assert len(answers["marks"]) == 5
-    assert client.predict(TEXT, api_name="/classify")["results"]
+    links = client.predict(text=TEXT, token=3, layer=1, head=2, count=4, api_name="/links")
+    assert len(links) == 4
+    assert [link["weight"] for link in links] == sorted((link["weight"] for link in links), reverse=True)
+    assert all(link["offset"] == link["position"] - 3 for link in links)
+    assert {link["is_global"] for link in links if link["position"] == 0} <= {True}
+    assert all(link["token"].strip() in TEXT or link["token"] in ("<s>", "</s>") for link in links)
+    answers = client.predict(question="Who looked at the sea?", text=TEXT, api_name="/answers")
+    assert len(answers) == 5
+    assert all(answer["text"] in TEXT for answer in answers)
+    classes = client.predict(text=TEXT, api_name="/classes")
+    assert sum(one["score"] for one in classes) == pytest.approx(1, abs=1e-5)
+    assert {one["label"] for one in client.predict(text=TEXT, api_name="/entities")} <= {"LABEL_0", "LABEL_1"}
+    assert client.predict(text="The <mask> looked.", api_name="/guesses")[0]["word"]
+
+
+def test_the_example_of_the_documentation_runs(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("gradio_client")
+    monkeypatch.setattr("sys.argv", ["client.py", url])
+    runpy.run_path(str(Path(__file__).parents[2] / "docs" / "examples" / "demo" / "client.py"), run_name="__main__")
+    *links, guess = capsys.readouterr().out.splitlines()
+    assert len(links) == 5
+    assert all(" at " in link for link in links)
+    assert "%" in guess
+
+
+def test_the_api_describes_itself(url: str) -> None:
+    named = client_of(url).view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert set(named) == {"/links", "/answers", "/classes", "/entities", "/guesses"}
+    assert "strongest first" in named["/links"]["description"]
+    assert [one["parameter_name"] for one in named["/answers"]["parameters"]] == ["question", "text"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"token": 10**6}, "no such token"),
+        ({"token": 1, "layer": 9}, "no such layer"),
+        ({"token": 1, "head": -2}, "no such head"),
+        ({"token": 1, "direction": "up"}, "direction"),
+        ({"token": 1, "count": 1000}, "at most 100"),
+        ({"token": 1, "global_tokens": "all"}, "Choose one of"),
+    ],
+)
+def test_wrong_arguments_of_the_api_get_a_message(url: str, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(Exception, match=message):
+        client_of(url).predict(text=TEXT, **arguments, api_name="/links")
 
 
 @pytest.mark.parametrize("text", ["", "x" * 5_000_000])

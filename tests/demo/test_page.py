@@ -22,7 +22,7 @@ SCRIPT = (
 
 
 def test_a_visitor_types_clicks_and_makes_a_token_global(page: Page) -> None:
-    page.type("#document-text textarea", TEXT)
+    page.paste(TEXT)
     page.until_shown("attention", page.one("#analyse").click)
     assert "tokens, read in" in page.text("status")
     page.until_shown("attention", page.token(9).click)
@@ -46,8 +46,7 @@ def test_the_keyboard_chooses_tokens_and_a_head_is_chosen(page: Page) -> None:
     page.until_shown("attention", lambda: band.send_keys("\ue014"))  # the right arrow
     assert "at 21" in page.text("title")
     assert "token 21" in page.one('#attention [data-part="said"]').get_attribute("textContent")
-    cell = page.one('#attention [aria-label^="Layer 2, head 3"]')
-    page.until_shown("attention", cell.click)
+    page.choose_head(2, 3)
     assert page.one('#attention [data-part="layer"]').get_attribute("value") == "1"
     assert page.one('#attention [data-part="head"]').get_attribute("value") == "2"
     assert "top: 8 tokens ahead" in page.text("band-caption")
@@ -70,6 +69,7 @@ def test_scripts_in_a_document_do_not_run(page: Page) -> None:
 def test_a_file_is_uploaded_and_a_question_asked(page: Page, tmp_path: Path) -> None:
     path = tmp_path / "upload.md"
     path.write_text(TEXT)
+    page.open_document()
     page.one("#document-upload input[type=file], input[type=file]").send_keys(str(path))
     area = page.one("#document-text textarea")
     page.wait(lambda: area.get_attribute("value") == TEXT)
@@ -86,9 +86,10 @@ def test_a_file_is_uploaded_and_a_question_asked(page: Page, tmp_path: Path) -> 
 def test_a_broken_file_gets_a_message(page: Page, tmp_path: Path) -> None:
     path = tmp_path / "broken.pdf"
     path.write_bytes(b"%PDF-1.4 broken")
+    page.open_document()
     page.one("#document-upload input[type=file], input[type=file]").send_keys(str(path))
     page.wait(lambda: any("broken" in toast.text for toast in page.all(".toast-body")))
-    page.type("#document-text textarea", "Still alive.")
+    page.paste("Still alive.")
     page.until_shown("attention", page.one("#analyse").click)
 
 
@@ -101,7 +102,7 @@ def test_the_pattern_follows_its_sliders(page: Page) -> None:
 
 
 def test_a_visitor_who_leaves_is_forgotten(page: Page, store: VisitorStore[AnalysedDocument]) -> None:
-    page.type("#document-text textarea", "I was here.")
+    page.paste("I was here.")
     page.until_shown("attention", page.one("#analyse").click)
 
     def held() -> bool:
@@ -115,23 +116,28 @@ def test_a_visitor_who_leaves_is_forgotten(page: Page, store: VisitorStore[Analy
 def test_links_of_a_global_token_are_global_and_counted_once(page: Page) -> None:
     page.paste(TEXT)
     page.until_shown("attention", page.one("#analyse").click)
-    page.until_shown("attention", page.token(0).click)
+    places = [int(one.get_attribute("data-place")) for one in page.all("#attention .text .global")]
+    page.until_shown("attention", page.token(places[0]).click)
     assert page.browser.execute_script("return document.querySelector('#attention .bar i').style.width") == "0%"
     assert len(page.all('#attention [data-part="links"] tr.global')) == 16
-    page.until_shown("attention", page.token(1).click)
-    # The widest window has 8 tokens on each side; of the two places before token 1 there is one, and it is global.
-    assert "9 tokens in its window" in page.text("shares")
-    assert "1 global token" in page.text("shares")
+    place = places[0] + 1
+    page.until_shown("attention", page.token(place).click)
+    # The widest window has 8 tokens on each side; those that are global are counted beside it.
+    inside = 17 - sum(abs(one - place) <= 8 for one in places)
+    assert 0 < inside < 17
+    assert f"{inside} tokens in its window" in page.text("shares")
+    assert f"{len(places)} global tokens" in page.text("shares")
 
 
 def test_the_last_key_decides_however_late_answers_come(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     page.paste(TEXT)
     page.until_shown("attention", page.one("#analyse").click)
+    page.until_shown("attention", page.token(1).click)
     answer = Analyzer.answer
 
-    def late(self: Analyzer, visitor: str, sent: Any) -> dict[str, Any]:
+    def late(self: Analyzer, visitor: str, sent: Any, address: str) -> dict[str, Any]:
         time.sleep(0.5 if sent["token"] % 3 == 0 else 0.0)
-        return answer(self, visitor, sent)
+        return answer(self, visitor, sent, address)
 
     monkeypatch.setattr(Analyzer, "answer", late)
     page.one('#attention [data-part="text"]').send_keys("\ue014" * 12)
@@ -151,3 +157,83 @@ def test_a_click_on_a_picture_leaves_the_page_where_it_is(page: Page) -> None:
         assert page.browser.execute_script("return window.scrollY") == before
     finally:
         page.browser.set_window_size(1280, 1400)
+
+
+def test_the_page_opens_on_a_sample_with_a_word_chosen(page: Page) -> None:
+    assert "tokens, read in" in page.text("status")
+    token = int(page.one("#attention .text .chosen").get_attribute("data-place"))
+    assert f"at {token}" in page.text("title")
+    assert len(page.all("#attention .text .global")) > 1
+    assert [tab.text for tab in page.all("button[role=tab]") if tab.text] == [
+        "Attention",
+        "Ask",
+        "Classify",
+        "Tag",
+        "Fill",
+        "Speed",
+        "Pattern",
+    ]
+    # The document stands only where it is used.
+    is_displayed = "return Boolean(document.querySelector('#document')?.offsetParent)"
+    assert page.browser.execute_script(is_displayed)
+    page.tab("Pattern")
+    page.wait(lambda: not page.browser.execute_script(is_displayed))
+
+
+def test_colours_change_without_the_server_and_the_legend_says_how(page: Page) -> None:
+    pixels = (
+        "const canvas = document.querySelector('#attention [data-part=\"band\"]');"
+        "return canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.join()"
+    )
+    seen = set()
+    for scale, words in (("clipped", "or more"), ("root", "middle"), ("logarithm", "middle")):
+        page.choose("scale", scale)
+        seen.add(page.browser.execute_script(pixels))
+        assert words in page.text("legend")
+    assert len(seen) == 3
+    assert "left out" in page.text("legend")
+    page.until_shown("attention", page.one('#attention [data-part="with-self"]').click)
+    assert "left out" not in page.text("legend")
+    assert page.browser.execute_script(pixels) not in seen
+
+
+def test_heads_are_shown_by_pictures_with_names_and_by_numbers(page: Page) -> None:
+    page.browser.execute_script("document.querySelector('#attention [data-part=\"grid\"]').scrollIntoView()")
+    page.wait(lambda: page.all("#attention .grid canvas"))
+    labels = [one.get_attribute("aria-label") for one in page.all("#attention .grid button")]
+    assert any(label and label.startswith("Layer 1, head 1: ") and "%" in label for label in labels)
+    page.choose_head(2, 3)
+    assert page.one('#attention [aria-label^="Layer 2, head 3"]').get_attribute("aria-pressed") == "true"
+    page.choose("grid-of", "distance")
+    assert "How far away" in page.text("grid-caption")
+    assert not page.all("#attention .grid canvas")
+
+
+def test_a_token_is_found_by_its_text(page: Page) -> None:
+    page.paste(TEXT)
+    page.until_shown("attention", page.one("#analyse").click)
+    find = page.one('#attention [data-part="find"]')
+    find.send_keys("THE CAPTAIN")
+    lines = set()
+    for _ in range(5):
+        page.until_shown("attention", lambda: find.send_keys("\ue007"))
+        assert "The" in page.text("title")
+        lines.add(page.text("title"))
+    # The model has room for four lines that begin so; after the last comes the first.
+    assert len(lines) == 4
+    find.send_keys(" zzz\ue007")
+    assert find.get_attribute("aria-invalid") == "true"
+
+
+def test_a_document_that_the_server_lost_is_analysed_again(page: Page, store: VisitorStore[AnalysedDocument]) -> None:
+    page.paste(TEXT)
+    page.until_shown("attention", page.one("#analyse").click)
+    for visitor in list(store._entries):
+        store.free(visitor)
+    page.token(9).click()
+    button = page.one('#attention [data-part="restore"]')
+    page.wait(button.is_displayed)
+    page.until_shown("attention", button.click)
+    assert not button.is_displayed()
+    page.until_shown("attention", page.token(9).click)
+    assert "at 9" in page.text("title")

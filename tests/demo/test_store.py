@@ -36,6 +36,19 @@ def test_what_was_not_used_for_longest_gives_way() -> None:
         store.put("d", "d", 101)
 
 
+def test_an_address_with_many_sessions_pushes_out_its_own() -> None:
+    store = VisitorStore[str](100)
+    store.put("a", "a", 40, "10.0.0.1")
+    for number in range(50):
+        store.put(f"script {number}", "s", 30, "10.0.0.2")
+    assert store.get("a") == "a"
+    assert store.get("script 49") == "s"
+    # Alone it may hold all there is; a newcomer takes from it.
+    store.put("b", "b", 30, "10.0.0.3")
+    assert store.get("a") == "a"
+    assert store.num_bytes <= 100
+
+
 def test_what_is_old_goes() -> None:
     now = [0.0]
     store = VisitorStore[str](100, max_age=60, clock=lambda: now[0])

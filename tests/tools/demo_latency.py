@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from longformer_plus.demo.analysis import Analyzer
-from longformer_plus.demo.app import build, launch_options
+from longformer_plus.demo.app import build
 from longformer_plus.demo.checkpoints import Checkpoints
+from longformer_plus.demo.serving import launch_options
 
 from ..demo.browsing import Page
 from .demo_screenshots import browser
@@ -60,9 +61,9 @@ def main() -> None:
     served: list[float] = []
     answer = Analyzer.answer
 
-    def timed(self: Analyzer, visitor: str, sent: Mapping[str, Any]) -> dict[str, Any]:
+    def timed(self: Analyzer, visitor: str, sent: Mapping[str, Any], address: str) -> dict[str, Any]:
         started = time.thread_time()
-        view = answer(self, visitor, sent)
+        view = answer(self, visitor, sent, address)
         served.append(1000 * (time.thread_time() - started))
         return view
 
@@ -73,11 +74,7 @@ def main() -> None:
         patch.setattr(Analyzer, "answer", timed)
         _, url, _ = app.launch(**launch_options("127.0.0.1", None), prevent_thread_lock=True, quiet=True)
         page = Page(browser(1280, 1000), url)
-        page.browser.execute_script(
-            "const area = document.querySelector('#document-text textarea'); area.value = arguments[0];"
-            "area.dispatchEvent(new Event('input', { bubbles: true }))",
-            options.document.read_text(),
-        )
+        page.paste(options.document.read_text())
         page.until_shown("attention", page.one("#analyse").click, 120)
         print(page.text("status"))
         for name, acts in actions(config.num_hidden_layers, config.num_attention_heads, options.repeats).items():

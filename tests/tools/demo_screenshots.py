@@ -1,4 +1,4 @@
-"""Takes the demo's screenshots that README shows: `python -m tests.tools.demo_screenshots MODEL docs/results/demo`."""
+"""Takes the demo's screenshots that README shows: `python -m tests.tools.demo_screenshots docs/results/demo`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 from selenium import webdriver
 
-from longformer_plus.demo.app import build, launch_options
+from longformer_plus.demo.app import build
 from longformer_plus.demo.checkpoints import Checkpoints
-from longformer_plus.demo.inputs import SAMPLES, sample
+from longformer_plus.demo.serving import launch_options
 
 from ..demo.browsing import CHROMIUM, DRIVER, Page
 
@@ -28,17 +28,9 @@ def browser(width: int, height: int, is_phone: bool = False) -> webdriver.Chrome
     return found
 
 
-def analyse(page: Page, place: int, layer: int, head: int) -> None:
-    """Analyse a sample and choose a head and a token."""
-    page.browser.execute_script(
-        "const area = document.querySelector('#document-text textarea'); area.value = arguments[0];"
-        "area.dispatchEvent(new Event('input', { bubbles: true }))",
-        sample(next(iter(SAMPLES))),
-    )
-    page.until_shown("attention", page.one("#analyse").click)
-    cell = page.one(f'#attention [aria-label^="Layer {layer}, head {head}"]')
-    page.until_shown("attention", lambda: page.browser.execute_script("arguments[0].click()", cell))
-    page.until_shown("attention", lambda: page.browser.execute_script("arguments[0].click()", page.token(place)))
+def choose(page: Page, layer: int, head: int) -> None:
+    """Choose a head of the sample that the page opens on, and show its word near the top of the text."""
+    page.choose_head(layer, head)
     page.browser.execute_script(
         "const text = document.querySelector('#attention [data-part=\"text\"]');"
         "const chosen = text.querySelector('.chosen').getBoundingClientRect();"
@@ -49,9 +41,8 @@ def analyse(page: Page, place: int, layer: int, head: int) -> None:
 def main() -> None:
     """Explore in light, dark and on a phone, and the pattern."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model")
+    parser.add_argument("--model", help="by default the one of the package")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--token", type=int, default=600)
     parser.add_argument("--layer", type=int, default=1)
     parser.add_argument("--head", type=int, default=1)
     options = parser.parse_args()
@@ -59,13 +50,13 @@ def main() -> None:
     app = build(Checkpoints.find(options.model))
     _, url, _ = app.launch(**launch_options("127.0.0.1", None), prevent_thread_lock=True, quiet=True)
     for name, size, theme in (
-        ("attention", (1280, 1000, False), "light"),
-        ("attention_dark", (1280, 1000, False), "dark"),
-        ("attention_phone", (390, 1700, True), "light"),
+        ("attention", (1280, 1500, False), "light"),
+        ("attention_dark", (1280, 1500, False), "dark"),
+        ("attention_phone", (390, 2600, True), "light"),
     ):
         found = browser(*size)
         page = Page(found, f"{url}?__theme={theme}")
-        analyse(page, options.token, options.layer, options.head)
+        choose(page, options.layer, options.head)
         found.save_screenshot(str(options.folder / f"{name}.png"))
         if name == "attention":
             page.tab("Pattern")

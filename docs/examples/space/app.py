@@ -15,7 +15,7 @@ def main() -> None:
     options = [task.replace("-", "_") for task in TASKS]
     by_task = {option: os.environ.get(option.upper()) for option in options}
     checkpoints = Checkpoints.find(os.environ.get("MODEL"), **by_task)
-    launch(checkpoints, "0.0.0.0", 7860, ssr_mode=False)  # noqa: S104
+    launch(checkpoints, "0.0.0.0", 7860, allowed_hosts=["*"])  # noqa: S104
 
 
 if __name__ == "__main__":
