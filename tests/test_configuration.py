@@ -1,3 +1,5 @@
+"""The configuration refuses values that no model can have, and reads Longformer's."""
+
 from __future__ import annotations
 
 from dataclasses import fields

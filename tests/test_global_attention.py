@@ -1,3 +1,5 @@
+"""Each policy of global attention names the tokens that its documentation says."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""The package holds every folder with code, and says its version and needs in one place each."""
+
 from __future__ import annotations
 
 import re

@@ -1,3 +1,5 @@
+"""The tokenizer is RoBERTa's, and can make the global attention mask."""
+
 from __future__ import annotations
 
 from pathlib import Path

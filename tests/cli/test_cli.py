@@ -1,3 +1,5 @@
+"""The command and its subcommands, as they are typed."""
+
 from __future__ import annotations
 
 import re

@@ -1,3 +1,5 @@
+"""Losses are the mean over all labels of a step, whatever batches it is made of."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Each collator makes the batch that its head takes, global tokens and labels in place."""
+
 from __future__ import annotations
 
 from typing import Any

@@ -1,3 +1,5 @@
+"""Rows become features: stretches, labels and answers stand where the text has them."""
+
 from __future__ import annotations
 
 import random

@@ -1,3 +1,5 @@
+"""Rows are read from files, and a wrong one is named with its place."""
+
 from __future__ import annotations
 
 import json

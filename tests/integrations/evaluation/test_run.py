@@ -1,3 +1,5 @@
+"""Evaluation on whole documents, beside its baselines."""
+
 from __future__ import annotations
 
 import json

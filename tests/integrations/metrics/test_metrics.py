@@ -1,3 +1,5 @@
+"""Each metric gives what its definition says, in batches and at once."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Masks filled in documents of any length."""
+
 from __future__ import annotations
 
 import math

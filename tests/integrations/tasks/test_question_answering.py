@@ -1,3 +1,5 @@
+"""Answers scored while training."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""A number for each document: trained, evaluated and predicted."""
+
 from __future__ import annotations
 
 import json

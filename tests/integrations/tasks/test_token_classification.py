@@ -1,3 +1,5 @@
+"""Tags and entities, scored and predicted."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Training from data to a saved model: resumed, refused, and loaded again."""
+
 from __future__ import annotations
 
 import json
