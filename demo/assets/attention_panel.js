@@ -170,7 +170,8 @@ function onValue() {
     tiles = null;
     documentNumber += 1;
     for (const place of isGlobal) spans[place].classList.add("global");
-    $("status").textContent = `${spans.length.toLocaleString()} tokens, read in ${value.seconds} s. ${value.cut}`;
+    const time = value.seconds ? `, read in ${value.seconds} s` : "";
+    $("status").textContent = `${spans.length.toLocaleString()} tokens${time}. ${value.cut}`;
     element.querySelector(".viewer").hidden = false;
   }
   if (value.kind !== "links") {

@@ -51,7 +51,8 @@ class Page:
         """Unfold the document's box, which is not in the page before."""
         if not self.all("#document-text textarea"):
             self.one("#document button").click()
-            self.wait(lambda: self.all("#document-text textarea"))
+            # It comes with the sample in it, which would overwrite what is written before.
+            self.wait(lambda: any(one.get_attribute("value") for one in self.all("#document-text textarea")))
 
     def paste(self, text: str) -> None:
         """Put a text into the document's box at once: keys take a hundredth of a second each."""

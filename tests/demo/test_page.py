@@ -160,7 +160,7 @@ def test_a_click_on_a_picture_leaves_the_page_where_it_is(page: Page) -> None:
 
 
 def test_the_page_opens_on_a_sample_with_a_word_chosen(page: Page) -> None:
-    assert "tokens, read in" in page.text("status")
+    assert "tokens." in page.text("status")
     token = int(page.one("#attention .text .chosen").get_attribute("data-place"))
     assert f"at {token}" in page.text("title")
     assert len(page.all("#attention .text .global")) > 1
