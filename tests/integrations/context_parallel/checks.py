@@ -18,7 +18,12 @@ from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
-from longformer_plus import LongformerPlusConfig, LongformerPlusForMaskedLM, LongformerPlusForSequenceClassification
+from longformer_plus import (
+    LongformerPlusConfig,
+    LongformerPlusForCausalLM,
+    LongformerPlusForMaskedLM,
+    LongformerPlusForSequenceClassification,
+)
 from longformer_plus.integrations.context_parallel import average_gradients, exchange, plan, split_sequence
 
 from ...cases import small_config, spread
@@ -213,6 +218,9 @@ def what_cannot_be_is_refused(group: ProcessGroup) -> None:
             model(**batch, output_attentions=True)
         with pytest.raises(ValueError, match="cache"):
             model.longformer(batch["input_ids"], use_cache=True)
+        causal = small_model(LongformerPlusForCausalLM)
+        with split_sequence(causal, group), pytest.raises(ValueError, match="logits_to_keep"):
+            causal(batch["input_ids"], logits_to_keep=1)
         with pytest.raises(ValueError, match="Padding has labels"):
             model(**padded)
         with pytest.raises(ValueError, match="split already"), split_sequence(model, group):
