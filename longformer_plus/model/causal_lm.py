@@ -71,11 +71,14 @@ class LongformerPlusForCausalLM(LongformerPlusLanguageModel, GenerationMixin):
             LongformerPlusCausalLMOutput: `logits` (B, N, V), `loss` where labels are given, and `past_key_values`.
 
         Raises:
-            ValueError: `labels` come with `logits_to_keep`.
+            ValueError: `logits_to_keep` comes with `labels`, or while the tokens are spread over processes.
         """
         is_labelled = labels is not None or shift_labels is not None
-        if is_labelled and not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
+        keeps_all = isinstance(logits_to_keep, int) and logits_to_keep == 0
+        if is_labelled and not keeps_all:
             raise ValueError("labels need the logits of all tokens. Leave logits_to_keep out.")
+        if self.longformer.sequence_split is not None and not keeps_all:
+            raise ValueError("logits_to_keep is not allowed within split_sequence: a process has those of its slice.")
         outputs = self.longformer(
             input_ids,
             attention_mask,
@@ -89,7 +92,7 @@ class LongformerPlusForCausalLM(LongformerPlusLanguageModel, GenerationMixin):
             max_global_tokens=max_global_tokens,
             **{**kwargs, "return_dict": True},
         )
-        if isinstance(logits_to_keep, int) and logits_to_keep == 0:
+        if keeps_all:
             logits = self.logits(outputs.last_hidden_state, outputs.padding)
         else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep

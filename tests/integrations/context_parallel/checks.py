@@ -18,7 +18,12 @@ from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
-from longformer_plus import LongformerPlusConfig, LongformerPlusForMaskedLM, LongformerPlusForSequenceClassification
+from longformer_plus import (
+    LongformerPlusConfig,
+    LongformerPlusForCausalLM,
+    LongformerPlusForMaskedLM,
+    LongformerPlusForSequenceClassification,
+)
 from longformer_plus.integrations.context_parallel import average_gradients, exchange, plan, split_sequence
 
 from ...cases import small_config, spread
@@ -213,6 +218,9 @@ def what_cannot_be_is_refused(group: ProcessGroup) -> None:
             model(**batch, output_attentions=True)
         with pytest.raises(ValueError, match="cache"):
             model.longformer(batch["input_ids"], use_cache=True)
+        causal = small_model(LongformerPlusForCausalLM)
+        with split_sequence(causal, group), pytest.raises(ValueError, match="logits_to_keep"):
+            causal(batch["input_ids"], logits_to_keep=1)
         with pytest.raises(ValueError, match="Padding has labels"):
             model(**padded)
         with pytest.raises(ValueError, match="split already"), split_sequence(model, group):
@@ -273,8 +281,8 @@ def a_mesh_is_as_good_as_a_group(group: ProcessGroup) -> None:
 
 
 def a_process_that_is_away_is_named(group: ProcessGroup) -> None:
-    """With a group of its own, which is of no use afterwards."""
-    short = dist.new_group([0, 1], timeout=timedelta(seconds=2), use_local_synchronization=True)
+    """With a group of its own, which is of no use afterwards; all processes make it together."""
+    short = dist.new_group([0, 1], timeout=timedelta(seconds=10))
     if dist.get_rank(group) == 0:
         model = small_model()
         with split_sequence(model, short), pytest.raises(RuntimeError, match="Rank 0 of the 2 processes"):

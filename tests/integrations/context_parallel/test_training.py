@@ -34,7 +34,7 @@ def test_two_processes_share_documents_as_one_trains(
     options += ["--tokenizer", tmp_path / "tokenizer", "--max-length", "100", "--stride", "16", "--batch", "2"]
     options += ["--log-every", "1", "--learning-rate", "1e-3", "--max-eval-rows", "8", "--precision", "float32"]
     options += ["--save-every", "2", "--schedule", "constant"]
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     shared = [*launch, "-m", "longformer_plus.cli", "train", *options, "--context-parallel", "2"]
     _run(["-m", "longformer_plus.cli", "train", *options, "--output", tmp_path / "one", "--max-steps", "4"])
     _run([*shared, "--output", tmp_path / "two", "--max-steps", "4"])
