@@ -27,7 +27,8 @@ from transformers import PreTrainedTokenizerBase
 
 from longformer_plus import LongformerPlusPreTrainedModel, LongformerPlusTokenizer
 
-from .sources import is_file, iterate_records
+from .files import state_of
+from .sources import iterate_records
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
@@ -41,7 +42,7 @@ class TextSource:
     """The texts of one file or data set, by number, on disk.
 
     Args:
-        source: see `records.read_records`.
+        source: see `sources.read_records`.
         columns: see there.
 
     Raises:
@@ -51,8 +52,7 @@ class TextSource:
     def __init__(self, source: str, columns: Mapping[str, str] | None = None) -> None:
         self.source = source
         # What the stored rows are found again by; a file that was written anew is another one.
-        state = [Path(source).resolve().as_posix(), Path(source).stat().st_mtime_ns] if is_file(source) else source
-        known_by = json.dumps([state, dict(columns or {})])
+        known_by = json.dumps([state_of([source]) or source, dict(columns or {})])
         try:
             rows = StoredRows.from_generator(
                 _texts,
@@ -223,7 +223,7 @@ def train_tokenizer(
     """A byte-level BPE tokenizer, trained on stretches of texts.
 
     Args:
-        sources: see `records.read_records`.
+        sources: see `sources.read_records`.
         vocab_size: entries, special tokens and the 256 bytes included.
         max_length: the longest input that the tokenizer will cut to when it is asked to.
         weights: as in `PackedDocuments`.

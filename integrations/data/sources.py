@@ -1,6 +1,8 @@
-"""Rows of data for training: from local JSONL files or a hub data set, checked for the task, each named in its error.
+"""Rows of data from files of every common format, or from the hub; for training checked, and each named in its error.
 
-A file has one JSON object on a line; .xz, .gz and .bz2 are read as they are. What a row must hold:
+A source is a file, a folder with all that is below it, a pattern such as `data/*.csv`, "-" for standard input, or a
+data set of the hub as NAME:SPLIT or NAME:CONFIGURATION:SPLIT. Files are .txt, .md, .pdf, .docx (each a document),
+.jsonl, .json (a list), .csv, .tsv and .parquet, also packed as .gz, .bz2, .xz or .zst. What a row needs for training:
 
 | task | fields |
 |---|---|
@@ -13,18 +15,16 @@ A file has one JSON object on a line; .xz, .gz and .bz2 are read as they are. Wh
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import json
-import lzma
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from lzma import LZMAError
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-Row = dict[str, Any]
-
-_OPENERS: dict[str, Callable[..., IO[str]]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
+from .documents import UnreadableError
+from .files import STANDARD_INPUT, files_of, open_file
+from .formats import Row, read_rows, structured
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,32 @@ class Record:
     row: Row
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A row of a source, read or not.
+
+    Attributes:
+        source: its file, or its data set.
+        number: how many rows of the source come before it.
+        where: its file and line, or its data set and row.
+        row: its fields; empty where it cannot be read.
+        error: why it cannot be read; empty where it can.
+        share: how much of the source has been read with it, from 0 to 1.
+    """
+
+    source: str
+    number: int
+    where: str
+    row: Row
+    error: str = ""
+    share: float = 1.0
+
+
 def read_records(sources: Iterable[str], task: str, columns: Mapping[str, str] | None = None) -> list[Record]:
     """All rows of some sources, checked.
 
     Args:
-        sources: local files; or hub data sets, as NAME:SPLIT or NAME:CONFIGURATION:SPLIT.
+        sources: what is read, as the top of this module says.
         task: a key of `CHECKS`.
         columns: what fields are called in the sources, by the names above.
 
@@ -63,51 +84,65 @@ def iterate_records(source: str, task: str, columns: Mapping[str, str] | None = 
     if task not in CHECKS:
         raise ValueError(f"task={task!r} is not allowed: it must be one of {', '.join(map(repr, CHECKS))}.")
     count = 0
-    for where, row in _read_file(Path(source)) if is_file(source) else _read_hub(source):
-        renamed = {**row, **{name: row[column] for name, column in (columns or {}).items() if column in row}}
+    for entry in iterate_entries(source, columns):
+        if entry.error:
+            raise ValueError(f"{entry.where}: {entry.error}")
         try:
-            CHECKS[task](renamed)
+            CHECKS[task](entry.row)
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
-        yield Record(where, renamed)
+            raise ValueError(f"{entry.where}: {error}") from None
+        yield Record(entry.where, entry.row)
         count += 1
     if not count:
-        raise ValueError(f"{source} has no rows. Give at least one JSON object, on a line of its own.")
+        raise ValueError(f"{source} has no rows. Give at least one document, or one JSON object on a line of its own.")
 
 
-def is_file(source: str) -> bool:
-    """Whether a source names a local file, not a data set of the hub."""
-    if Path(source).exists():
-        return True
-    if Path(source).suffix in (".jsonl", ".json", *_OPENERS):
-        raise FileNotFoundError(f"{source} is not a file.")
-    return False
+def iterate_entries(source: str, columns: Mapping[str, str] | None = None) -> Iterator[Entry]:
+    """The rows of one source, one after another, unchecked, and those that cannot be read with the reason.
+
+    Args:
+        source: what is read, as the top of this module says.
+        columns: what fields are called in the source, by the names above.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the source is neither a file nor a data set of the hub.
+    """
+    files: list[str] | list[Path] = [source] if source == STANDARD_INPUT else files_of(source)
+    for entry in _entries_of_hub(source) if not files else (each for file in files for each in entries_of_file(file)):
+        yield entry if entry.error else replace(entry, row=_renamed(entry.row, columns or {}))
 
 
-def _read_file(path: Path) -> Iterator[tuple[str, Row]]:
-    number = 0
+def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
+    return structured({**row, **{name: row[column] for name, column in columns.items() if column in row}})
+
+
+def entries_of_file(path: str | Path) -> Iterator[Entry]:
+    """The rows of one file, or of standard input ("-"). See `iterate_entries`."""
+    name, number, place = str(path), 0, ""
     try:
-        with _OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield f"{path}, line {number}", _parse(line, f"{path}, line {number}")
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}, after line {number}: cannot be read: {error}. The file may be cut off.") from None
+        with open_file(path) as file:
+            for place, row in read_rows(file):
+                where = f"{name}, {place}" if place else name
+                if isinstance(row, UnreadableError):
+                    yield Entry(name, number, where, {}, str(row), file.share())
+                else:
+                    yield Entry(name, number, where, row, share=file.share())
+                number += 1
+    except UnreadableError as error:
+        yield Entry(name, number, name, {}, str(error))
+    except UnicodeDecodeError as error:
+        reason = f"it is not UTF-8 ({error.reason}): save it as UTF-8."
+        yield Entry(name, number, _behind(name, place), {}, reason)
+    except (EOFError, OSError, LZMAError, zlib.error) as error:
+        yield Entry(name, number, _behind(name, place), {}, f"cannot be read: {error}. The file may be cut off.")
 
 
-def _parse(line: str, where: str) -> Row:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{where}: not a JSON object: {error}. Each line must hold a whole one; this one may be cut off."
-        ) from None
-    if not isinstance(row, dict):
-        raise ValueError(f"{where}: a {type(row).__name__}, not a JSON object.")
-    return row
+def _behind(name: str, place: str) -> str:
+    return f"{name}, after {place}" if place else name
 
 
-def _read_hub(source: str) -> Iterator[tuple[str, Row]]:
+def _entries_of_hub(source: str) -> Iterator[Entry]:
     name, *configuration, split = source.split(":") if ":" in source else (source, "")
     if not split or len(configuration) > 1:
         raise ValueError(
@@ -118,7 +153,8 @@ def _read_hub(source: str) -> Iterator[tuple[str, Row]]:
 
     rows = load_dataset(name, *configuration, split=split)
     for number, row in enumerate(rows):
-        yield f"{source}, row {number}", {field: _named(value, rows.features[field]) for field, value in row.items()}
+        named = {field: _named(value, rows.features[field]) for field, value in row.items()}
+        yield Entry(source, number, f"{source}, row {number}", named, share=(number + 1) / len(rows))
 
 
 def _named(value: Any, feature: Any) -> Any:
