@@ -16,6 +16,8 @@ Row = dict[str, Any]
 # Where a row stands in its file ("line 3"; empty where it is the whole file), and the row, or why it cannot be read.
 PlacedRow = tuple[str, Row | UnreadableError]
 
+# The kinds of files that are one row.
+DOCUMENTS = ("text", "pdf", "docx")
 _MOST_CHARACTERS_OF_A_CELL = 2**31 - 1
 _CHUNK = 2**18
 _SPACE = re.compile(r"[ \t\r\n]*")

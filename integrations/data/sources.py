@@ -16,7 +16,7 @@ data set of the hub as NAME:SPLIT or NAME:CONFIGURATION:SPLIT. Files are .txt, .
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from lzma import LZMAError
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any
 
 from .documents import UnreadableError
 from .files import STANDARD_INPUT, files_of, open_file
-from .formats import Row, read_rows, structured
+from .formats import DOCUMENTS, Row, read_rows, structured
 
 
 @dataclass(frozen=True)
@@ -108,20 +108,59 @@ def iterate_entries(source: str, columns: Mapping[str, str] | None = None) -> It
         FileNotFoundError: there is no such file.
         ValueError: the source is neither a file nor a data set of the hub.
     """
-    files: list[str] | list[Path] = [source] if source == STANDARD_INPUT else files_of(source)
-    for entry in _entries_of_hub(source) if not files else (each for file in files for each in entries_of_file(file)):
-        yield entry if entry.error else replace(entry, row=_renamed(entry.row, columns or {}))
+    return (entry for entry, _ in Corpus([source], columns).entries())
+
+
+class Corpus:
+    """The rows of several sources, one after another, with how much of all has been read.
+
+    Args:
+        sources: what is read, as the top of this module says.
+        columns: what fields are called in the sources, by the names above.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+
+    def __init__(self, sources: Sequence[str], columns: Mapping[str, str] | None = None) -> None:
+        self.columns = columns or {}
+        self._parts: list[tuple[str | Path, int]] = []
+        for source in sources:
+            files = [] if source == STANDARD_INPUT else files_of(source)
+            # How large a data set of the hub is, nobody knows before it is read.
+            self._parts += [(path, max(path.stat().st_size, 1)) for path in files] or [(source, 1)]
+
+    def entries(self, skip: int = 0) -> Iterator[tuple[Entry, float]]:
+        """The rows behind the first `skip`, each with the share of all sources that has been read with it."""
+        total, behind, seen = sum(size for _, size in self._parts), 0, 0
+        for part, size in self._parts:
+            is_file = isinstance(part, Path) or part == STANDARD_INPUT
+            entries = entries_of_file(part, seen < skip) if is_file else _entries_of_hub(str(part))
+            for entry in entries:
+                seen += 1
+                if seen > skip:
+                    row = entry.row if entry.error else _renamed(entry.row, self.columns)
+                    yield replace(entry, row=row), (behind + entry.share * size) / total
+            behind += size
 
 
 def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
     return structured({**row, **{name: row[column] for name, column in columns.items() if column in row}})
 
 
-def entries_of_file(path: str | Path) -> Iterator[Entry]:
-    """The rows of one file, or of standard input ("-"). See `iterate_entries`."""
+def entries_of_file(path: str | Path, is_passed_over: bool = False) -> Iterator[Entry]:
+    """The rows of one file, or of standard input ("-"). See `iterate_entries`.
+
+    Args:
+        path: the file.
+        is_passed_over: whether the first row is not wanted; then the text of a document is not read.
+    """
     name, number, place = str(path), 0, ""
     try:
         with open_file(path) as file:
+            if is_passed_over and file.kind in DOCUMENTS:
+                yield Entry(name, 0, name, {})
+                return
             for place, row in read_rows(file):
                 where = f"{name}, {place}" if place else name
                 if isinstance(row, UnreadableError):
