@@ -10,10 +10,10 @@ run: .venv/installed ## a long document through the checkpoint of the package, D
 demo: .venv/installed ## see in the browser what a model looks at; MODEL=a folder or a name on the hub
 	$(BIN)/longformer-plus demo $(if $(MODEL),--model $(MODEL))
 
-space: .venv/installed ## the demo as a Space and a container, into build/space; see docs/space
+space: .venv/installed ## the demo as a Space and a container, into build/space; see docs/examples/space
 	rm -rf build/space
 	mkdir -p build
-	cp -r docs/space build/space
+	cp -r docs/examples/space build/space
 	$(BIN)/python -m pip install --quiet --no-deps --target build/space .
 
 test: .venv/installed .cache/suite ## the tests
@@ -32,8 +32,8 @@ format: .venv/installed
 	$(BIN)/ruff format .
 
 # Half an hour on a machine with a GPU; stopped, it goes on where it was. BIN=where a python3 is that has torch for it.
-gpu: $(if $(filter .venv/bin,$(BIN)),.venv/installed) ## tests, benchmark and training on a GPU; see docs/benchmarks/gpu.sh
-	PYTHON=$(BIN)/python3 bash docs/benchmarks/gpu.sh
+gpu: $(if $(filter .venv/bin,$(BIN)),.venv/installed) ## tests, benchmark and training on a GPU; see docs/examples/gpu.sh
+	PYTHON=$(BIN)/python3 bash docs/examples/gpu.sh
 
 clean:
 	rm -rf .venv .cache build *.egg-info

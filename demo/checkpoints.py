@@ -15,28 +15,16 @@ from transformers import AutoConfig, AutoTokenizer, TokenizersBackend
 
 from longformer_plus import (
     LongformerPlusConfig,
-    LongformerPlusForMaskedLM,
-    LongformerPlusForQuestionAnswering,
-    LongformerPlusForSequenceClassification,
-    LongformerPlusForTokenClassification,
     LongformerPlusModel,
     LongformerPlusPreTrainedModel,
     shipped_checkpoint,
 )
+from longformer_plus.integrations.tasks import task_named
 
 # What the tabs need, and the option that names a checkpoint for it.
-TASKS: dict[str, type[LongformerPlusPreTrainedModel]] = {
-    "fill-mask": LongformerPlusForMaskedLM,
-    "question-answering": LongformerPlusForQuestionAnswering,
-    "text-classification": LongformerPlusForSequenceClassification,
-    "token-classification": LongformerPlusForTokenClassification,
-}
-# PEFT's task types.
-_ADAPTED = {
-    "QUESTION_ANS": "question-answering",
-    "SEQ_CLS": "text-classification",
-    "TOKEN_CLS": "token-classification",
-}
+_TABS = ("fill-mask", "question-answering", "text-classification", "token-classification")
+TASKS: dict[str, type[LongformerPlusPreTrainedModel]] = {name: task_named(name).model for name in _TABS}
+_ADAPTED = {task_named(name).peft_type: name for name in _TABS if task_named(name).peft_type is not None}
 # Beyond it a document is too long to look at, whatever the model has room for.
 MOST_TOKENS = 16_384
 
@@ -122,7 +110,7 @@ class AdaptedCheckpoint(Checkpoint):
         if task is None:
             raise ValueError(
                 f"The adapter {name} has the task type {adapter.task_type!r}. The demo shows adapters for "
-                f"{', '.join(_ADAPTED)}."
+                f"{', '.join(map(str, _ADAPTED))}."
             )
         self.config = adapted_config(name)
         self.config.architectures = [TASKS[task].__name__]

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from longformer_plus.attention import ALL_ATTENTION_FUNCTIONS
-from longformer_plus.benchmark.inspection import why_not_forward
+from longformer_plus.benchmark.backends import reason_against_forward
 from longformer_plus.benchmark.measuring import Plan, Point, circumstances
 from longformer_plus.benchmark.workloads import Workload
 
@@ -54,7 +54,7 @@ def measure(names: list[str], longest: int, with_memory: bool) -> Generator[dict
         notes: list[str] = []
         if FLEX in chosen:
             yield _view({}, notes, 0.0, f"compiling {FLEX}, the first time for tens of seconds on a CPU")
-            if reason := why_not_forward(FLEX):
+            if reason := reason_against_forward(FLEX):
                 chosen.remove(FLEX)
                 notes.append(f"{FLEX} cannot run here and is left out: {reason}. sdpa would do its work.")
         curves: dict[str, list[list[float | None]]] = {name: [] for name in chosen}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from longformer_plus import LongformerPlusPreTrainedModel
 from longformer_plus.attention_maps import AttentionMaps, record
-from longformer_plus.integrations.long_documents.reading import (
+from longformer_plus.integrations.long_documents import (
     answer_question,
     classify_document,
     find_entities,

@@ -1,1 +1,1 @@
-"""One module for each library that LongformerPlus plugs into. Import the module you need; none is imported here."""
+"""LongformerPlus with the libraries around it: from files to batches, tasks, training, evaluation, adapters, export."""

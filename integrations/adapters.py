@@ -18,30 +18,16 @@ from transformers import AutoConfig
 import longformer_plus
 from longformer_plus import (
     LongformerPlusConfig,
-    LongformerPlusForCausalLM,
-    LongformerPlusForQuestionAnswering,
-    LongformerPlusForSequenceClassification,
-    LongformerPlusForTokenClassification,
     LongformerPlusModel,
     LongformerPlusPreTrainedModel,
 )
 from longformer_plus.adapter_targets import default_targets
 
-# By the names of transformers' pipelines, where there is one: PEFT's task type, which says what of the head is trained
-# and saved beside the adapter; or, where it has none, the modules.
-_TASK_TYPES = {
-    "feature-extraction": TaskType.FEATURE_EXTRACTION,
-    "question-answering": TaskType.QUESTION_ANS,
-    "text-classification": TaskType.SEQ_CLS,
-    "text-generation": TaskType.CAUSAL_LM,
-    "token-classification": TaskType.TOKEN_CLS,
-}
-_HEADS: dict[str, list[str]] = {
-    # The decoder is the word embeddings' matrix, and stays as it is.
-    "fill-mask": ["lm_head.dense", "lm_head.layer_norm"],
-    "multiple-choice": ["pooler", "classifier"],
-}
-TASKS = (*_TASK_TYPES, *_HEADS)
+from . import tasks
+
+_ENCODER = "feature-extraction"
+# The names of tasks that have adapters: all, and that of the bare encoder.
+TASKS = (_ENCODER, *tasks.TASKS)
 # What PEFT trains as it is for its task types. "all-linear" would adapt some of it as well, and PEFT refuse that.
 _TRAINED = ["classifier", "qa_outputs"]
 
@@ -49,12 +35,10 @@ _TRAINED = ["classifier", "qa_outputs"]
 # Called config.json it would make Auto classes take the adapter's folder for that of a whole model.
 MODEL_CONFIG = "model_config.json"
 
+# By PEFT's task types. Tasks of one type have one head.
 _MODELS: dict[str, type[LongformerPlusPreTrainedModel]] = {
-    TaskType.FEATURE_EXTRACTION: LongformerPlusModel,
-    TaskType.QUESTION_ANS: LongformerPlusForQuestionAnswering,
-    TaskType.SEQ_CLS: LongformerPlusForSequenceClassification,
-    TaskType.CAUSAL_LM: LongformerPlusForCausalLM,
-    TaskType.TOKEN_CLS: LongformerPlusForTokenClassification,
+    TaskType.FEATURE_EXTRACTION.value: LongformerPlusModel,
+    **{task.peft_type: task.model for task in tasks.TASKS.values() if task.peft_type is not None},
 }
 
 Config = TypeVar("Config", bound=PeftConfig)
@@ -86,15 +70,17 @@ def adapter_config(task: str, method: type[Config], **options: Any) -> Config:
     """
     if task not in TASKS:
         raise ValueError(f"task={task!r} is not allowed: choose one of {', '.join(TASKS)}.")
-    if task in _HEADS:
-        options["modules_to_save"] = [*_HEADS[task], *(options.get("modules_to_save") or [])]
+    known = tasks.TASKS.get(task)
+    task_type = TaskType.FEATURE_EXTRACTION.value if known is None else known.peft_type
+    if known is not None and known.modules_to_save:
+        options["modules_to_save"] = [*known.modules_to_save, *(options.get("modules_to_save") or [])]
     if options.get("target_modules") == "all-linear" and "exclude_modules" not in options:
         trained = "|".join(map(re.escape, [*_TRAINED, *(options.get("modules_to_save") or [])]))
         options["exclude_modules"] = rf"(.*\.)?({trained})(\..*)?"
-    config = method(task_type=_TASK_TYPES.get(task), **options)
+    config = method(task_type=task_type, **options)
     if getattr(config, "target_modules", ...) is None:
         targets = default_targets(PeftType(config.peft_type).value, LongformerPlusConfig.model_type)
-        config = method(task_type=_TASK_TYPES.get(task), **{**options, **targets})
+        config = method(task_type=task_type, **{**options, **targets})
     if config.is_prompt_learning or config.peft_type == PeftType.ADAPTION_PROMPT:
         raise ValueError(
             f"{method.__name__} is not allowed: PEFT would put virtual tokens before the document, or before the keys "

@@ -22,11 +22,7 @@ from torch import Tensor, nn
 
 from longformer_plus import (
     LongformerPlusConfig,
-    LongformerPlusForMaskedLM,
     LongformerPlusForMultipleChoice,
-    LongformerPlusForQuestionAnswering,
-    LongformerPlusForSequenceClassification,
-    LongformerPlusForTokenClassification,
     LongformerPlusModel,
     LongformerPlusPreTrainedModel,
 )
@@ -34,14 +30,12 @@ from longformer_plus.configuration import LONGFORMER_MODEL_TYPE
 from longformer_plus.conversion.longformer import class_named
 from longformer_plus.conversion.reading import find_checkpoint, load_model, read_config
 
-# By the names of transformers' pipelines, where there is one.
+from . import tasks
+
+# By the names of the tasks; "feature-extraction" is the bare encoder.
 TASKS: dict[str, type[LongformerPlusPreTrainedModel]] = {
     "feature-extraction": LongformerPlusModel,
-    "fill-mask": LongformerPlusForMaskedLM,
-    "multiple-choice": LongformerPlusForMultipleChoice,
-    "question-answering": LongformerPlusForQuestionAnswering,
-    "text-classification": LongformerPlusForSequenceClassification,
-    "token-classification": LongformerPlusForTokenClassification,
+    **{name: task.model for name, task in tasks.TASKS.items() if task.has_onnx},
 }
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 

@@ -6,7 +6,7 @@ from types import ModuleType
 from .configuration import LongformerPlusConfig
 from .model.cache import LongformerPlusCache
 from .model.causal_lm import LongformerPlusForCausalLM
-from .model.encoder import LongformerPlusModel, LongformerPlusPreTrainedModel
+from .model.encoder import LongformerPlusModel
 from .model.heads import (
     LongformerPlusForMaskedLM,
     LongformerPlusForMultipleChoice,
@@ -14,6 +14,7 @@ from .model.heads import (
     LongformerPlusForSequenceClassification,
     LongformerPlusForTokenClassification,
 )
+from .model.pretrained import LongformerPlusPreTrainedModel
 from .registration import register, register_for_longformer, unregister_for_longformer
 from .shipped import shipped_adapter, shipped_checkpoint, shipped_models
 from .tokenization import LongformerPlusTokenizer

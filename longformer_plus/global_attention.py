@@ -127,8 +127,11 @@ def _select(
 ) -> Tensor:
     """The tokens that a policy names, (B, N) bool, without regard to padding."""
     if not isinstance(policy, str):
-        wanted = torch.tensor(list(policy), device=input_ids.device, dtype=input_ids.dtype)
-        return torch.isin(input_ids, wanted)
+        # Not torch.isin: the list would be copied to the device, and the host would wait for that.
+        chosen = torch.zeros_like(input_ids, dtype=torch.bool)
+        for token_id in policy:
+            chosen = chosen | (input_ids == token_id)
+        return chosen
     if sep_token_id is None:
         raise ValueError(
             f"global_attention={policy!r} looks for separators, but config.sep_token_id is None. Set sep_token_id, or "

@@ -30,6 +30,8 @@ def rows(task: str, count: int = 12, length: int = 60, seed: int = 0) -> list[di
             row: dict[str, Any] = {"text": text}
         elif task == "text-classification":
             row = {"text": text + (" good" if index % 2 else " bad"), "label": "pos" if index % 2 else "neg"}
+        elif task == "text-regression":
+            row = {"text": text + " good" * (index % 3), "label": index % 3 - 0.5}
         elif task == "token-classification":
             tags = ["B-LOC" if word in ("Berlin", "Paris") else "O" for word in words]
             row = {"tokens": words, "ner_tags": tags}

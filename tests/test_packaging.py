@@ -35,7 +35,7 @@ def test_the_version_stands_in_one_place(project: dict) -> None:
 
 
 def test_the_space_pins_what_the_demo_needs(project: dict) -> None:
-    folder = ROOT / "docs" / "space"
+    folder = ROOT / "docs" / "examples" / "space"
     lines = (folder / "requirements.txt").read_text().splitlines()
     pinned = dict(line.split("==") for line in lines if "==" in line)
     wanted = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["demo"], "peft"]

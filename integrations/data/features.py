@@ -1,6 +1,6 @@
 """From rows to features: long documents cut into overlapping stretches, and what that loses counted.
 
-Each function takes records (`records.Record`) that were checked, and gives features that the collators take.
+Each function takes records (`sources.Record`) that were checked, and gives features that the collators take.
 
 A stretch is a part of a document that fits the model. Shapes: N tokens of a feature.
 """
@@ -21,7 +21,7 @@ from transformers.utils import logging
 from longformer_plus.model.losses import IGNORED_LABEL
 
 from .sources import Record
-from .stretches import cover
+from .stretches import overlapping_spans
 
 logger = logging.get_logger(__name__)
 
@@ -49,15 +49,19 @@ class Prepared(Dataset):
         return self.features[index]
 
 
-def class_names(records: Sequence[Record], task: str) -> list[str]:
-    """The classes that the rows of a task have, in order: numbers by value, up to the largest; names by alphabet.
+def class_names(records: Sequence[Record], column: str) -> list[str]:
+    """The classes that a column of some rows has, in order: numbers by value, up to the largest; names by alphabet.
+
+    Args:
+        records: rows whose column holds a class, or a list of classes.
+        column: such as "label".
 
     Raises:
         ValueError: some are numbers and some are names; or there are fewer than two.
     """
     labels: set[str | int] = set()
     for record in records:
-        label = record.row["ner_tags"] if task == "token-classification" else record.row["label"]
+        label = record.row[column]
         labels.update(label if isinstance(label, list) else [label])
     numbers = [label for label in labels if isinstance(label, int)]
     if numbers and len(numbers) < len(labels):
@@ -88,14 +92,26 @@ def prepare_classification(
         ValueError: a row has another label than these; the message names its file and line.
     """
     ids = {name: index for index, name in enumerate(names)}
+    return prepare_documents(records, tokenizer, [_document_label(ids, record) for record in records], max_length)
+
+
+def prepare_documents(
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, labels: Sequence[Any], max_length: int
+) -> Prepared:
+    """Features of one document and its label each, cut to `max_length` tokens.
+
+    Args:
+        records: rows of `text`.
+        labels: what the model learns of each.
+    """
     features, lost, total = [], 0, 0
-    for record in records:
-        # Without truncation first: how much is lost is to be said.
+    for record, label in zip(records, labels, strict=True):
+        # Without truncation first: the summary says how much is lost.
         tokens = _encode(tokenizer, record.row["text"])
         kept = _with_special_tokens(tokenizer, tokens, max_length)
         total += len(tokens)
         lost += max(len(tokens) - max_length + tokenizer.num_special_tokens_to_add(), 0)
-        features.append({"input_ids": kept, "labels": _document_label(ids, record)})
+        features.append({"input_ids": kept, "labels": label})
     share = lost / max(total, 1)
     summary = f"{len(features):,} documents of {total / len(features):,.0f} tokens; cutting loses {share:.1%} of these"
     return Prepared(features, list(range(len(features))), summary)
@@ -114,11 +130,11 @@ def prepare_tagging(
     tokenizer: PreTrainedTokenizerBase,
     names: Sequence[str],
     max_length: int,
-    stride: int = 128,
+    overlap: int = 128,
 ) -> Prepared:
     """Features for token classification of pre-split words, of documents of any length.
 
-    A word's label stands on its first token. Where two stretches stride, a word is labelled in the one that shows more
+    A word's label stands on its first token. Where two stretches overlap, a word is labelled in the one that shows more
     of its surroundings, so that each counts once.
 
     Args:
@@ -126,7 +142,7 @@ def prepare_tagging(
         tokenizer: with `add_prefix_space=True`.
         names: the tags, by id.
         max_length: tokens of a stretch, special ones included.
-        stride: tokens that neighbouring stretches share.
+        overlap: tokens that neighbouring stretches share.
 
     Raises:
         ValueError: a tag is none of these, and the message names file and line; or there is no room for a stretch.
@@ -143,7 +159,7 @@ def prepare_tagging(
         tags = np.array([_class_id(ids, tag, record) for tag in record.row["ner_tags"]])
         labels = np.where(is_first, tags[word_of], IGNORED_LABEL)
         word_mask = record.row.get("global_attention_mask")
-        for start, stop, first, last in cover(len(word_of), room, stride):
+        for start, stop, first, last in overlapping_spans(len(word_of), room, overlap):
             here = labels[start:stop].copy()
             here[: first - start] = here[last - start :] = IGNORED_LABEL
             feature: Feature = {
@@ -187,7 +203,7 @@ def prepare_choices(records: Sequence[Record], tokenizer: PreTrainedTokenizerBas
 
 
 @dataclass(eq=False)
-class Document:
+class EncodedText:
     """A text, encoded once for all questions about it.
 
     Attributes:
@@ -234,7 +250,7 @@ class PreparedQuestions(Prepared):
     """
 
     records: Sequence[Record] = ()
-    documents: Sequence[Document] = ()
+    documents: Sequence[EncodedText] = ()
     spans: Sequence[Span] = ()
 
 
@@ -242,7 +258,7 @@ class PreparedQuestions(Prepared):
 class _QuestionFeatures(Sequence):
     """The features, of which only what differs is kept: a document is long, and has many questions."""
 
-    documents: Sequence[Document]
+    documents: Sequence[EncodedText]
     questions: Sequence[np.ndarray]
     frame: tuple[np.ndarray, np.ndarray, np.ndarray]
     spans: list[Span] = field(default_factory=list)
@@ -264,7 +280,7 @@ def prepare_questions(
     records: Sequence[Record],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
-    stride: int = 128,
+    overlap: int = 128,
     max_question_length: int = 64,
     unanswered_share: float = 1.0,
     seed: int = 0,
@@ -276,7 +292,7 @@ def prepare_questions(
     Args:
         records: rows of `question`, `context` and `answers`, of which the first is learned.
         max_length: tokens of a feature: special ones, the question and a stretch.
-        stride: tokens that neighbouring stretches share; an answer that is longer may be lost.
+        overlap: tokens that neighbouring stretches share; an answer that is longer may be lost.
         max_question_length: tokens of a question; longer ones are cut.
         unanswered_share: the share of the stretches without an answer that is kept, drawn at random.
 
@@ -291,7 +307,7 @@ def prepare_questions(
     for number, record in enumerate(records):
         answer = _answer_tokens(record, documents[number])
         was_found = False
-        for span in _question_spans(features, number, max_length, stride):
+        for span in _question_spans(features, number, max_length, overlap):
             is_here = answer is not None and span.start <= answer[0] and answer[1] < span.stop
             if not is_here and random.random() >= unanswered_share:
                 continue
@@ -339,17 +355,17 @@ def join_paragraphs(records: Sequence[Record], by: str = "title") -> list[Record
     return joined
 
 
-def _encode_documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[Document]:
-    known: dict[str, Document] = {}
+def _encode_documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[EncodedText]:
+    known: dict[str, EncodedText] = {}
     for text in texts:
         if text not in known:
             encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
             offsets = np.array(encoding["offset_mapping"], dtype=np.int32).reshape(-1, 2)
-            known[text] = Document(text, np.array(encoding["input_ids"], dtype=np.int32), offsets)
+            known[text] = EncodedText(text, np.array(encoding["input_ids"], dtype=np.int32), offsets)
     return [known[text] for text in texts]
 
 
-def _answer_tokens(record: Record, document: Document) -> tuple[int, int] | None:
+def _answer_tokens(record: Record, document: EncodedText) -> tuple[int, int] | None:
     """The first and the last token of the answer in its document; None where there is none."""
     answers = record.row["answers"]
     if not answers["text"]:
@@ -358,12 +374,12 @@ def _answer_tokens(record: Record, document: Document) -> tuple[int, int] | None
     return document.find(start, start + len(answers["text"][0]))
 
 
-def _question_spans(features: _QuestionFeatures, number: int, max_length: int, stride: int) -> list[Span]:
+def _question_spans(features: _QuestionFeatures, number: int, max_length: int, overlap: int) -> list[Span]:
     before, between, after = features.frame
     prefix = len(before) + len(features.questions[number]) + len(between)
     room = max_length - prefix - len(after)
     length = len(features.documents[number].ids)
-    return [Span(number, start, stop, prefix) for start, stop, _, _ in cover(length, room, stride)]
+    return [Span(number, start, stop, prefix) for start, stop, _, _ in overlapping_spans(length, room, overlap)]
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> np.ndarray:

@@ -27,6 +27,7 @@ from transformers import PreTrainedTokenizerBase
 
 from longformer_plus import LongformerPlusPreTrainedModel, LongformerPlusTokenizer
 
+from .checks import check_text
 from .files import state_of
 from .sources import iterate_records
 
@@ -257,6 +258,6 @@ def _sample(
 
 
 def _texts(source: str, columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    for record in iterate_records(source, "fill-mask", columns):
+    for record in iterate_records(source, check_text, columns):
         text = record.row["text"]
         yield {"text": text, "characters": len(text)}

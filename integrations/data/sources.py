@@ -1,16 +1,9 @@
-"""Rows of data from files of every common format, or from the hub; for training checked, and each named in its error.
+"""Rows of data from files of every common format, or from the hub, each checked, and named in its error.
 
 A source is a file, a folder with all that is below it, a pattern such as `data/*.csv`, "-" for standard input, or a
 data set of the hub as NAME:SPLIT or NAME:CONFIGURATION:SPLIT. Files are .txt, .md, .pdf, .docx (each a document),
-.jsonl, .json (a list), .csv, .tsv and .parquet, also packed as .gz, .bz2, .xz or .zst. What a row needs for training:
-
-| task | fields |
-|---|---|
-| fill-mask, text-generation | text |
-| text-classification | text; label: a string, an int, or a list of strings where there are several |
-| token-classification | tokens: a list of words; ner_tags and perhaps global_attention_mask: one for each |
-| question-answering | question; context; answers: {text: [...], answer_start: [...]}, empty where there is none |
-| multiple-choice | choices: a list of strings; label: the index of the right one; question, context (optional) |
+.jsonl, .json (a list), .csv, .tsv and .parquet, also packed as .gz, .bz2, .xz or .zst. The task says which columns a
+row must have, and what they hold: see `tasks`.
 """
 
 from __future__ import annotations
@@ -25,6 +18,8 @@ from typing import Any
 from .documents import UnreadableError
 from .files import STANDARD_INPUT, files_of, open_file
 from .formats import DOCUMENTS, Row, read_rows, structured
+
+Check = Callable[[Row], None]
 
 
 @dataclass(frozen=True)
@@ -61,34 +56,32 @@ class Entry:
     share: float = 1.0
 
 
-def read_records(sources: Iterable[str], task: str, columns: Mapping[str, str] | None = None) -> list[Record]:
+def read_records(sources: Iterable[str], check: Check, columns: Mapping[str, str] | None = None) -> list[Record]:
     """All rows of some sources, checked.
 
     Args:
         sources: what is read, as the top of this module says.
-        task: a key of `CHECKS`.
-        columns: what fields are called in the sources, by the names above.
+        check: raises a ValueError for a row that is not as its task needs it, such as the `check` of a task.
+        columns: the names of the columns in the sources, by the names that the check wants.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a source has no rows, or one of its rows is not as the task needs it; names file and line.
+        ValueError: a source has no rows, or the check refuses a row; the message names file and line.
     """
     records: list[Record] = []
     for source in sources:
-        records += iterate_records(source, task, columns)
+        records += iterate_records(source, check, columns)
     return records
 
 
-def iterate_records(source: str, task: str, columns: Mapping[str, str] | None = None) -> Iterator[Record]:
+def iterate_records(source: str, check: Check, columns: Mapping[str, str] | None = None) -> Iterator[Record]:
     """The rows of one source, one after another, checked. See `read_records`."""
-    if task not in CHECKS:
-        raise ValueError(f"task={task!r} is not allowed: it must be one of {', '.join(map(repr, CHECKS))}.")
     count = 0
     for entry in iterate_entries(source, columns):
         if entry.error:
             raise ValueError(f"{entry.where}: {entry.error}")
         try:
-            CHECKS[task](entry.row)
+            check(entry.row)
         except ValueError as error:
             raise ValueError(f"{entry.where}: {error}") from None
         yield Record(entry.where, entry.row)
@@ -102,7 +95,7 @@ def iterate_entries(source: str, columns: Mapping[str, str] | None = None) -> It
 
     Args:
         source: what is read, as the top of this module says.
-        columns: what fields are called in the source, by the names above.
+        columns: the names of the columns in the source, by the names that a task has for them.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -116,7 +109,7 @@ class Corpus:
 
     Args:
         sources: what is read, as the top of this module says.
-        columns: what fields are called in the sources, by the names above.
+        columns: the names of the columns in the sources, by the names that a task has for them.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -203,98 +196,3 @@ def _named(value: Any, feature: Any) -> Any:
     if hasattr(feature, "feature") and isinstance(value, list):
         return [_named(each, feature.feature) for each in value]
     return value
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-def _text(row: Row, name: str, optional: bool = False) -> str:
-    if optional and row.get(name) is None:
-        return ""
-    _require(name in row, f"has no {name!r}; it has {', '.join(map(repr, row)) or 'no fields'}")
-    _require(isinstance(row[name], str), f"{name!r} is {row[name]!r:.80}, not a string")
-    return row[name]
-
-
-def _list(row: Row, name: str) -> list[Any]:
-    _require(name in row, f"has no {name!r}; it has {', '.join(map(repr, row)) or 'no fields'}")
-    _require(isinstance(row[name], list), f"{name!r} is {row[name]!r:.80}, not a list")
-    return row[name]
-
-
-def _check_text(row: Row) -> None:
-    _require(bool(_text(row, "text").strip()), "'text' is empty")
-
-
-def _check_classification(row: Row) -> None:
-    _check_text(row)
-    _require("label" in row, f"has no 'label'; it has {', '.join(map(repr, row))}")
-    label = row["label"]
-    if isinstance(label, int):
-        _require(label >= 0, f"label {label} is out of range: classes are numbered from 0")
-        return
-    is_list = isinstance(label, list) and all(isinstance(each, str) for each in label)
-    _require(
-        isinstance(label, str) or is_list, f"label {label!r:.80} is neither a string, an int, nor a list of strings"
-    )
-
-
-def _check_tagging(row: Row) -> None:
-    words, tags = _list(row, "tokens"), _list(row, "ner_tags")
-    _require(bool(words), "'tokens' is empty")
-    _require(all(isinstance(word, str) for word in words), "'tokens' holds something that is not a string")
-    _require(len(tags) == len(words), f"{len(tags)} ner_tags for {len(words)} tokens: give one for each")
-    for tag in tags:
-        _require(isinstance(tag, (str, int)), f"the tag {tag!r:.80} is neither a string nor an int")
-        _require(not isinstance(tag, int) or tag >= 0, f"tag {tag} is out of range: classes are numbered from 0")
-    if row.get("global_attention_mask") is not None:
-        mask = _list(row, "global_attention_mask")
-        _require(
-            len(mask) == len(words),
-            f"a global_attention_mask of {len(mask)} entries for {len(words)} tokens: give one for each",
-        )
-        _require(set(mask) <= {0, 1}, "global_attention_mask holds something else than 0 and 1")
-
-
-def _check_answers(row: Row) -> None:
-    _require(bool(_text(row, "question").strip()), "'question' is empty")
-    context = _text(row, "context")
-    _require(bool(context.strip()), "'context' is empty")
-    answers = row.get("answers")
-    _require(isinstance(answers, dict), f"'answers' is {answers!r:.80}, not an object with 'text' and 'answer_start'")
-    texts, starts = _list(answers, "text"), _list(answers, "answer_start")  # type: ignore[arg-type]
-    _require(len(texts) == len(starts), f"{len(texts)} texts of answers for {len(starts)} answer_starts")
-    for text, start in zip(texts, starts, strict=True):
-        _require(isinstance(text, str) and bool(text.strip()), f"the answer {text!r:.80} is no text")
-        _require(isinstance(start, int), f"answer_start {start!r:.80} is not an int")
-        found = context[start : start + len(text)] if start >= 0 else ""
-        _require(
-            found == text,
-            f"the answer {text!r:.80} is outside its document: at character {start} of {len(context)} stands "
-            f"{found!r:.80}",
-        )
-
-
-def _check_choice(row: Row) -> None:
-    choices = _list(row, "choices")
-    _require(len(choices) >= 2, f"{len(choices)} choices: give at least two")
-    _require(all(isinstance(choice, str) for choice in choices), "'choices' holds something that is not a string")
-    for name in ("question", "context"):
-        _text(row, name, optional=True)
-    label = row.get("label")
-    _require(
-        isinstance(label, int) and 0 <= label < len(choices),
-        f"label {label!r:.80} is out of range: it must be the index of one of the {len(choices)} choices",
-    )
-
-
-CHECKS: dict[str, Callable[[Row], None]] = {
-    "fill-mask": _check_text,
-    "text-generation": _check_text,
-    "text-classification": _check_classification,
-    "token-classification": _check_tagging,
-    "question-answering": _check_answers,
-    "multiple-choice": _check_choice,
-}

@@ -1,7 +1,7 @@
 """Reading documents that are longer than the position table: in overlapping stretches, each token counted once.
 
-Neighbouring stretches share `stride` tokens, as tokenizers call it. The first half of these belongs to the former
-stretch, the second to the latter: each token of the document is judged where it has most context.
+Neighbouring stretches share `overlap` tokens, which tokenizers call `stride`. The first half of these belongs to the
+former stretch, the second to the latter: each token of the document is judged where it has most context.
 
 Shapes: N tokens of one stretch.
 """
@@ -25,11 +25,11 @@ from longformer_plus import LongformerPlusConfig
 if TYPE_CHECKING:
     from peft import PeftModel
 
-Document = str | Sequence[str]
+TextOrWords = str | Sequence[str]
 Result = TypeVar("Result")
 
 
-def cover(length: int, room: int, stride: int) -> list[tuple[int, int, int, int]]:
+def overlapping_spans(length: int, room: int, overlap: int) -> list[tuple[int, int, int, int]]:
     """Stretches of at most `room` tokens that cover a document of `length`: (start, stop, first, last).
 
     The parts from `first` up to `last` cover it once: the border between two lies in the middle of what they share. The
@@ -38,19 +38,19 @@ def cover(length: int, room: int, stride: int) -> list[tuple[int, int, int, int]
     Raises:
         ValueError: a stretch has no room for more than what it shares.
     """
-    _check_stride(stride, room)
-    starts = [*range(0, max(length - room, 0), room - stride), max(length - room, 0)]
+    _check_overlap(overlap, room)
+    starts = [*range(0, max(length - room, 0), room - overlap), max(length - room, 0)]
     stops = [min(start + room, length) for start in starts]
     borders = [0, *((stop + start) // 2 for stop, start in zip(stops, starts[1:], strict=False)), length]
     return list(zip(starts, stops, borders, borders[1:], strict=False))
 
 
-def _check_stride(stride: int, room: int) -> None:
-    if not 0 <= stride < room:
+def _check_overlap(overlap: int, room: int) -> None:
+    if not 0 <= overlap < room:
         raise ValueError(
-            f"stride={stride} is not allowed: a stretch has room for {max(room, 0)} of the document's tokens, beside "
-            "the question and special tokens, and stride must be at least 0 and less than these. Shorten the question, "
-            "lower stride, or raise max_length."
+            f"overlap={overlap} is not allowed: a stretch has room for {max(room, 0)} of the document's tokens, beside "
+            "the question and special tokens, and overlap must be at least 0 and less than these. Shorten the "
+            "question, lower overlap, or raise max_length."
         )
 
 
@@ -84,7 +84,7 @@ class StretchReader:
         tokenizer: its tokenizer; one of the `tokenizers` library.
         max_length: the most tokens of a stretch, special ones and the question included. By default as many as the
             model has positions for and the tokenizer allows.
-        stride: the tokens that neighbouring stretches share. By default one window of the model, so that every token
+        overlap: the tokens that neighbouring stretches share. By default one window of the model, so that every token
             has its own window whole in one of them; half of a stretch where that is less, but 64 at least.
         batch_size: stretches in a batch.
         batch_tokens: the most tokens of a batch, padding included, in place of `batch_size`. Stretches of like lengths
@@ -100,7 +100,7 @@ class StretchReader:
     model: PreTrainedModel | PeftModel
     tokenizer: TokenizersBackend
     max_length: int | None = None
-    stride: int | None = None
+    overlap: int | None = None
     batch_size: int = 4
     batch_tokens: int | None = None
     show_progress: bool = False
@@ -119,7 +119,7 @@ class StretchReader:
     def _config(self) -> LongformerPlusConfig:
         return LongformerPlusConfig.from_longformer(self.model.config)
 
-    def cut(self, document: Document, question: str | None = None) -> list[Stretch]:
+    def cut(self, document: TextOrWords, question: str | None = None) -> list[Stretch]:
         """The stretches of a document, in order.
 
         Args:
@@ -134,15 +134,15 @@ class StretchReader:
         max_length = self.max_length or min(self._config.max_tokens, self.tokenizer.model_max_length)
         asked = [] if question is None else self.tokenizer(question, add_special_tokens=False)["input_ids"]
         room = max_length - len(asked) - self.tokenizer.num_special_tokens_to_add(pair=question is not None)
-        stride = self.stride
-        if stride is None:
-            stride = max(min(max(self._config.windows), room // 2), min(64, room - 1), 0)
-        _check_stride(stride, room)
+        overlap = self.overlap
+        if overlap is None:
+            overlap = max(min(max(self._config.windows), room // 2), min(64, room - 1), 0)
+        _check_overlap(overlap, room)
         encoded = self.tokenizer(
             *((document,) if question is None else (question, document)),
             truncation="only_first" if question is None else "only_second",
             max_length=max_length,
-            stride=stride,
+            stride=overlap,
             return_overflowing_tokens=True,
             is_split_into_words=not isinstance(document, str),
         )
@@ -154,15 +154,18 @@ class StretchReader:
         for index, (encoding, tokens) in enumerate(zip(encodings, places, strict=True)):
             is_last = index == len(places) - 1
             # Of what is shared with a neighbour, half is left to it.
-            own = slice((stride + 1) // 2 if index else 0, tokens.stop - tokens.start - (0 if is_last else stride // 2))
+            own = slice(
+                (overlap + 1) // 2 if index else 0, tokens.stop - tokens.start - (0 if is_last else overlap // 2)
+            )
             stretches.append(Stretch(encoding, tokens, own, is_last))
         return stretches
 
     def read(
         self,
-        documents: Sequence[Document],
+        documents: Sequence[TextOrWords],
         judge: Callable[[Stretch, dict[str, Tensor]], Result],
         questions: Sequence[str] | None = None,
+        is_read: Callable[[Stretch], bool] | None = None,
     ) -> list[list[Result]]:
         """Run the model on every stretch of every document, without gradients and dropout.
 
@@ -171,6 +174,7 @@ class StretchReader:
             judge: what to keep of a stretch and the model's outputs for it by name, in float32: `logits` (C) or
                 (N or more, C), `start_logits` and `end_logits` (N or more), or `last_hidden_state` (N or more, E).
             questions: one for each document, or None.
+            is_read: which stretches the model reads; by default all.
 
         Returns:
             For each document what `judge` gave for its stretches, in order.
@@ -190,7 +194,7 @@ class StretchReader:
             disable=not self.show_progress,
         )
         try:
-            stretches = self._stretches(documents, questions)
+            stretches = self._stretches(documents, questions, is_read)
             for batch in self._batches(enumerate(stretches)):
                 outputs = self._run([stretch for _, (_, stretch, _) in batch])
                 for (place, (index, stretch, _)), output in zip(batch, outputs, strict=True):
@@ -226,11 +230,16 @@ class StretchReader:
             yield batch
 
     def _stretches(
-        self, documents: Sequence[Document], questions: Sequence[str] | None
+        self,
+        documents: Sequence[TextOrWords],
+        questions: Sequence[str] | None,
+        is_read: Callable[[Stretch], bool] | None,
     ) -> Iterator[tuple[int, Stretch, float]]:
         """Each with the index of its document and its share of it."""
         for index, document in enumerate(documents):
             stretches = self.cut(document, None if questions is None else questions[index])
+            if is_read is not None:
+                stretches = list(filter(is_read, stretches))
             yield from ((index, stretch, 1 / len(stretches)) for stretch in stretches)
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from .reading import Answer, answer_questions
 TASK = "question-answering"
 # What the options are called in transformers 4.
 _OLD_NAMES = {
-    "doc_stride": "stride",
+    "doc_stride": "overlap",
     "handle_impossible_answer": "null_answer",
     "max_answer_len": "max_answer_tokens",
     "max_seq_len": "max_length",

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, TokenizersBackend
 
-from ..data.stretches import Document, Stretch, StretchReader
+from ..data.stretches import Stretch, StretchReader, TextOrWords
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -130,7 +130,7 @@ def answer_questions(
         max_answer_tokens: the longest answer.
         null_answer: let the null answer compete, with the logits of the first token ("<s>"), in the stretch where they
             are lowest: the document has no answer where no stretch has one. For models trained with such questions.
-        options: those of `StretchReader`: `max_length`, `stride`, `batch_size` and `show_progress`.
+        options: those of `StretchReader`: `max_length`, `overlap`, `batch_size` and `show_progress`.
 
     Returns:
         For each question its answers, the best first.
@@ -178,7 +178,7 @@ def _spans(stretch: Stretch, start: Tensor, end: Tensor, longest: int, count: in
     if not stretch.is_last and tokens.stop - tokens.start - own.stop < longest:
         raise ValueError(
             f"Answers of up to {longest} tokens may not fit into a stretch: neighbouring ones must share "
-            f"{2 * longest} tokens. Raise stride, lower max_answer_tokens, or shorten the question."
+            f"{2 * longest} tokens. Raise overlap, lower max_answer_tokens, or shorten the question."
         )
     offsets = stretch.encoding.offsets[tokens]
     can_start, can_end = _edges(offsets)
@@ -234,7 +234,7 @@ def classify_documents(
             another (the default), go together, or are values of a regression (the default for one class).
         tokenizer: its tokenizer.
         documents: their texts.
-        options: those of `StretchReader`: `max_length`, `stride`, `batch_size` and `show_progress`.
+        options: those of `StretchReader`: `max_length`, `overlap`, `batch_size` and `show_progress`.
 
     Raises:
         TypeError: the model is no Longformer, or has no head for sequence classification.
@@ -266,14 +266,14 @@ def _probabilities(logits: Tensor, problem_type: str | None) -> Tensor:
 
 
 def tag_document(
-    model: PreTrainedModel | PeftModel, tokenizer: TokenizersBackend, document: Document, **options: Any
+    model: PreTrainedModel | PeftModel, tokenizer: TokenizersBackend, document: TextOrWords, **options: Any
 ) -> list[Tag]:
     """The tags of one document's words. Arguments and errors are those of `tag_documents`."""
     return tag_documents(model, tokenizer, [document], **options)[0]
 
 
 def tag_documents(
-    model: PreTrainedModel | PeftModel, tokenizer: TokenizersBackend, documents: Sequence[Document], **options: Any
+    model: PreTrainedModel | PeftModel, tokenizer: TokenizersBackend, documents: Sequence[TextOrWords], **options: Any
 ) -> list[list[Tag]]:
     """A tag for every word of documents of any length, from the stretch where the word has most context.
 
@@ -282,7 +282,7 @@ def tag_documents(
         tokenizer: its tokenizer.
         documents: texts, whose words are the tokenizer's (punctuation stands alone); or lists of words, each of which
             gets its tag.
-        options: those of `StretchReader`: `max_length`, `stride`, `batch_size` and `show_progress`.
+        options: those of `StretchReader`: `max_length`, `overlap`, `batch_size` and `show_progress`.
 
     Raises:
         TypeError: the model is no Longformer, or has no head for token classification.
@@ -307,7 +307,7 @@ def tag_documents(
     return [_by_word(document, stretches) for document, stretches in zip(documents, read, strict=True)]
 
 
-def _by_word(document: Document, stretches: Sequence[list[tuple[int | None, Tag]]]) -> list[Tag]:
+def _by_word(document: TextOrWords, stretches: Sequence[list[tuple[int | None, Tag]]]) -> list[Tag]:
     """One tag for each word from those of all tokens in order."""
     tokens = [pair for stretch in stretches for pair in stretch]
     tags = []
@@ -324,7 +324,7 @@ def _by_word(document: Document, stretches: Sequence[list[tuple[int | None, Tag]
     ]
 
 
-def find_entities(document: Document, tags: Sequence[Tag]) -> list[Entity]:
+def find_entities(document: TextOrWords, tags: Sequence[Tag]) -> list[Entity]:
     """The entities of a document from its tags.
 
     "B-PER" begins an entity and "I-PER" continues one of the same label, or begins one where none stands before it; so

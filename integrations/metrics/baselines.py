@@ -1,4 +1,4 @@
-"""What a trained model has to beat: answers, classes and tags by counting words, with scikit-learn.
+"""What a trained model has to beat: answers, classes, numbers and tags by counting words, with scikit-learn.
 
 Nothing here looks at a model.
 """
@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 
 _WORD = re.compile(r"\S+")
@@ -53,10 +53,24 @@ def classify_by_words(texts: Sequence[str], labels: Sequence[str], unseen: Seque
         labels: their classes.
         unseen: those that are classified.
     """
-    model = make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True), LogisticRegression(C=10, max_iter=1000)
-    )
+    model = make_pipeline(_words_and_pairs(), LogisticRegression(C=10, max_iter=1000))
     return [str(label) for label in model.fit(texts, labels).predict(unseen)]
+
+
+def estimate_by_words(texts: Sequence[str], values: Sequence[float], unseen: Sequence[str]) -> list[float]:
+    """The numbers of unseen texts by ridge regression on TF-IDF of words and pairs of words.
+
+    Args:
+        texts: those that are learned from.
+        values: their numbers.
+        unseen: those whose numbers are estimated.
+    """
+    model = make_pipeline(_words_and_pairs(), Ridge())
+    return [float(value) for value in model.fit(texts, values).predict(unseen)]
+
+
+def _words_and_pairs() -> TfidfVectorizer:
+    return TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
 
 
 def tag_by_word(

@@ -12,7 +12,7 @@ from longformer_plus.version import __version__
 
 from ..data.files import state_of
 from ..long_documents.embedding import POOLINGS
-from .predictors import TASKS
+from .predictors import PREDICTED
 
 FORMATS = ("jsonl", "parquet")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -59,7 +59,7 @@ class PredictionPlan:
     def check(self) -> None:
         """Raise a ValueError for the first value that is not allowed."""
         for name, allowed in (
-            ("task", tuple(TASKS)),
+            ("task", tuple(PREDICTED)),
             ("format", FORMATS),
             ("precision", PRECISIONS),
             ("pooling", POOLINGS),
@@ -72,6 +72,10 @@ class PredictionPlan:
                 raise ValueError(f"{name}={getattr(self, name)} is not allowed: it must be at least 1.")
         if not self.input:
             raise ValueError("There is nothing to read: give at least one source.")
+        output = Path(self.output).resolve()
+        for source in map(Path, self.input):
+            if source.is_dir() and source.resolve() in (output, *output.parents):
+                raise ValueError(f"{self.output} lies in {source}, which is read: name a folder outside of it.")
         if self.question is not None and self.task != "question-answering":
             raise ValueError(f"question={self.question!r} is not allowed: {self.task} asks none.")
         if (self.pooling != "mean" or self.normalize) and self.task != "feature-extraction":

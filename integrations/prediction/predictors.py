@@ -3,69 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel, TokenizersBackend
 
-from longformer_plus import (
-    LongformerPlusForQuestionAnswering,
-    LongformerPlusForSequenceClassification,
-    LongformerPlusForTokenClassification,
-    LongformerPlusModel,
-    LongformerPlusPreTrainedModel,
-)
-
-from ..data.formats import Row
-from ..data.sources import Entry
+from ..checkpoints import load_checkpoint, load_encoder
+from ..data.checks import MissingColumnError, check_text
+from ..data.sources import Check, Entry, Row
 from ..long_documents.embedding import embed_documents
-from ..long_documents.reading import answer_questions, classify_documents, find_entities, tag_documents
-from .model import load_model
+from ..tasks import TASKS
 
 if TYPE_CHECKING:
     from .plan import PredictionPlan
 
-Predict = Callable[..., list[dict[str, Any]]]
+FEATURES = "feature-extraction"
+_Predict = Callable[..., list[dict[str, Any]]]
 
 
-@dataclass(frozen=True)
-class PredictedTask:
-    """What predicts for a task: the head, the columns that it reads, and the function that judges rows."""
-
-    model: type[LongformerPlusPreTrainedModel]
-    columns: tuple[str, ...]
-    predict: Predict
-
-
-def _classes(model: PreTrainedModel, tokenizer: TokenizersBackend, rows: Sequence[Row], **options: Any) -> Any:
-    return [asdict(each) for each in classify_documents(model, tokenizer, [row["text"] for row in rows], **options)]
-
-
-def _answers(model: PreTrainedModel, tokenizer: TokenizersBackend, rows: Sequence[Row], **options: Any) -> Any:
-    questions, documents = ([row[name] for row in rows] for name in ("question", "context"))
-    found = answer_questions(model, tokenizer, questions, documents, **options)
-    return [{"answers": [asdict(answer) for answer in answers]} for answers in found]
-
-
-def _tags(model: PreTrainedModel, tokenizer: TokenizersBackend, rows: Sequence[Row], **options: Any) -> Any:
-    documents = [row["text"] for row in rows]
-    found = tag_documents(model, tokenizer, documents, **options)
-    return [
-        {"entities": [asdict(entity) for entity in find_entities(document, tags)]}
-        for document, tags in zip(documents, found, strict=True)
-    ]
-
-
-def _embeddings(model: PreTrainedModel, tokenizer: TokenizersBackend, rows: Sequence[Row], **options: Any) -> Any:
+def _embed(
+    model: PreTrainedModel, tokenizer: TokenizersBackend, rows: Sequence[Row], **options: Any
+) -> list[dict[str, Any]]:
+    """The `embedding` of each row. `options` are those of `embed_documents`."""
     found = embed_documents(model, tokenizer, [row["text"] for row in rows], **options)
     return [{"embedding": each.tolist()} for each in found]
 
 
-TASKS = {
-    "text-classification": PredictedTask(LongformerPlusForSequenceClassification, ("text",), _classes),
-    "token-classification": PredictedTask(LongformerPlusForTokenClassification, ("text",), _tags),
-    "question-answering": PredictedTask(LongformerPlusForQuestionAnswering, ("question", "context"), _answers),
-    "feature-extraction": PredictedTask(LongformerPlusModel, ("text",), _embeddings),
+# By task: what a row must have, and what predicts.
+PREDICTED: dict[str, tuple[Check, _Predict]] = {
+    **{name: (task.check_input, task.predict) for name, task in TASKS.items() if task.predict is not None},
+    FEATURES: (check_text, _embed),
 }
 
 
@@ -79,8 +45,14 @@ class Predictor:
 
     def __init__(self, plan: PredictionPlan) -> None:
         self.plan = plan
-        self.task = TASKS[plan.task]
-        self.model, self.tokenizer = load_model(plan, self.task.model, {})
+        self._predict = PREDICTED[plan.task][1]
+        is_encoder = plan.task == FEATURES
+        loaded = (
+            load_encoder(plan.model, plan.precision)
+            if is_encoder
+            else load_checkpoint(plan.task, plan.model, plan.precision)
+        )
+        self.model, self.tokenizer = loaded
 
     def predict(
         self, entries: Sequence[Entry], report: Callable[[float, int], None] | None = None
@@ -94,11 +66,10 @@ class Predictor:
         problems: dict[int, str] = {}
         rows: dict[int, Row] = {}
         for place, entry in enumerate(entries):
-            row = asked(self.plan, entry.row)
-            if problem := entry.error or _missing(row, self.task) or _problem(row, self.task):
+            if problem := entry.error or _problem(self.plan, entry.row):
                 problems[place] = problem
             else:
-                rows[place] = row
+                rows[place] = _asked(self.plan, entry.row)
         try:
             results = dict(zip(rows, self._run(list(rows.values()), report), strict=True))
         except ValueError:
@@ -120,12 +91,23 @@ class Predictor:
             return []
         plan = self.plan
         options: dict[str, Any] = {"max_length": plan.max_length, "batch_tokens": plan.batch_tokens, "report": report}
-        if plan.task == "feature-extraction":
+        if plan.task == FEATURES:
             options |= {"pooling": plan.pooling, "normalize": plan.normalize}
-        return self.task.predict(self.model, self.tokenizer, rows, **options)
+        return self._predict(self.model, self.tokenizer, rows, **options)
 
 
-def asked(plan: PredictionPlan, row: Row) -> Row:
+def check_first(plan: PredictionPlan, entry: Entry) -> None:
+    """Raise a ValueError for a first row that lacks a column: so will the others."""
+    try:
+        if not entry.error:
+            PREDICTED[plan.task][0](_asked(plan, entry.row))
+    except MissingColumnError as error:
+        raise ValueError(f"{entry.where}: {error}") from None
+    except ValueError:
+        return  # this row's own mistake, for the list of errors
+
+
+def _asked(plan: PredictionPlan, row: Row) -> Row:
     """A row with the question that all are asked, and with the text of a file as what it is asked about."""
     if plan.task != "question-answering":
         return row
@@ -133,31 +115,15 @@ def asked(plan: PredictionPlan, row: Row) -> Row:
     return {**({"context": row["text"]} if "text" in row else {}), **row, **question}
 
 
-def check_first(plan: PredictionPlan, entry: Entry) -> None:
-    """Raise a ValueError for a first row that lacks a column: so will the others.
-
-    Raises:
-        ValueError: it has no such column; names those that it has.
-    """
-    if not entry.error and (problem := _missing(asked(plan, entry.row), TASKS[plan.task])):
-        raise ValueError(f"{entry.where}: {problem}")
-
-
-def _missing(row: Row, task: PredictedTask) -> str:
-    """Which column a row lacks; empty where none."""
-    lacking = next((name for name in task.columns if name not in row), None)
-    if lacking is None:
-        return ""
-    return f"has no {lacking!r}; it has {', '.join(map(repr, row)) or 'nothing'}: use --columns {lacking}=NAME."
-
-
-def _problem(row: Row, task: PredictedTask) -> str:
-    """What is wrong with the columns of a row; empty where nothing is."""
-    for name in task.columns:
-        if not isinstance(row[name], str):
-            return f"{name!r} is {row[name]!r:.80}, not a string."
-        if not row[name].strip():
-            return f"{name!r} is empty."
+def _problem(plan: PredictionPlan, row: Row) -> str:
+    """What is wrong with a row; empty where nothing is."""
+    try:
+        PREDICTED[plan.task][0](_asked(plan, row))
+        "".join(value for value in row.values() if isinstance(value, str)).encode()
+    except UnicodeEncodeError as error:
+        return f"its text holds half of a character ({error.object[error.start]!a}), which no encoding has."
+    except ValueError as error:
+        return str(error)
     return ""
 
 

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from longformer_plus import LongformerPlusConfig, LongformerPlusForCausalLM
 
+from ..data.checks import check_text
 from ..data.sources import iterate_records
 
 VARIANTS = ("dilated", "undilated", "full attention")
@@ -154,7 +155,7 @@ def read_characters(paths: Sequence[Path], limit: int | None = None) -> Tensor:
     parts = []
     for path in paths:
         if ".jsonl" in path.suffixes:
-            texts = [record.row["text"] for record in iterate_records(str(path), "fill-mask")]
+            texts = [record.row["text"] for record in iterate_records(str(path), check_text)]
         else:
             texts = [path.read_text(encoding="utf-8")]
         content = "\n\n".join(texts).encode()[:limit]

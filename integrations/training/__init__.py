@@ -1,1 +1,6 @@
-"""What `longformer-plus train` does: a plan, its data and model, the run, its report."""
+"""Fine-tuning for every task, and pretraining. Needs the extra `train`."""
+
+from .plan import TrainingPlan
+from .run import last_checkpoint, train
+
+__all__ = ["TrainingPlan", "last_checkpoint", "train"]

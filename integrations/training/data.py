@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..data.collators import DataCollatorForLongformer
-from ..data.features import (
-    Prepared,
-    class_names,
-    join_paragraphs,
-    prepare_choices,
-    prepare_classification,
-    prepare_questions,
-    prepare_tagging,
-)
+from ..data.features import Prepared
 from ..data.packing import PackedDocuments, TextSource
 from ..data.sources import Record, read_records
-from ..tasks.registry import TASKS
+from ..tasks import Preparation, Task, task_named
 from .plan import TrainingPlan
 
 _EVALUATION_ROWS = 64
@@ -29,54 +21,49 @@ _EVALUATION_ROWS = 64
 
 @dataclass
 class TaskData:
-    """Features to train and to evaluate on, and the classes by id where the task has some."""
+    """What is learned from.
+
+    Attributes:
+        train: features to train on.
+        evaluation: features to evaluate on.
+        names: the classes by id, where the task has some.
+        config: the fields of the model's configuration that depend on the task and its rows.
+    """
 
     train: Prepared | PackedDocuments
     evaluation: Prepared | PackedDocuments | None
     names: Sequence[str] = ()
+    config: dict[str, Any] = field(default_factory=dict)
 
 
 def prepare(plan: TrainingPlan, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TaskData:
     """The data of a plan, read, checked and made into features."""
-    if TASKS[plan.task].is_packed:
+    task = task_named(plan.task)
+    if task.prepare is None:
         return _prepare_text(plan, tokenizer, max_length)
-    train, evaluation = _read(plan, plan.train, plan.max_train_rows), _read(plan, plan.evaluation, plan.max_eval_rows)
-    names = class_names(train, plan.task) if plan.task.endswith("-classification") else []
-    prepared = _features(plan, train, tokenizer, names, max_length, plan.unanswered_share)
+    train = _read(plan, task, plan.train, plan.max_train_rows)
+    evaluation = _read(plan, task, plan.evaluation, plan.max_eval_rows)
+    names = task.class_names(train) if task.class_names is not None else []
+    options = Preparation(max_length, names, plan.overlap, plan.unanswered_share, plan.seed)
     return TaskData(
-        prepared, _features(plan, evaluation, tokenizer, names, max_length, 1.0) if evaluation else None, names
+        task.prepare(train, tokenizer, options),
+        # Evaluation takes every stretch.
+        task.prepare(evaluation, tokenizer, replace(options, unanswered_share=1.0)) if evaluation else None,
+        names,
+        task.configure(train, names) if task.configure is not None else {},
     )
 
 
-def _read(plan: TrainingPlan, sources: Sequence[str], limit: int | None) -> list[Record]:
+def _read(plan: TrainingPlan, task: Task, sources: Sequence[str], limit: int | None) -> list[Record]:
     """The rows of sources, or some of them, drawn at random: those of a file are often in an order that matters."""
-    records = read_records(sources, plan.task, plan.columns)
-    if plan.join_by is not None:
+    records = read_records(sources, task.check, plan.columns)
+    if plan.join_by is not None and task.join is not None:
         # Before rows are drawn, so that no article lacks a part.
-        records = join_paragraphs(records, plan.join_by)
+        records = task.join(records, plan.join_by)
     if limit is None or limit >= len(records):
         return records
     chosen = np.random.default_rng(plan.seed).choice(len(records), limit, replace=False)
     return [records[index] for index in sorted(chosen)]
-
-
-def _features(
-    plan: TrainingPlan,
-    records: list[Record],
-    tokenizer: PreTrainedTokenizerBase,
-    names: Sequence[str],
-    max_length: int,
-    unanswered_share: float,
-) -> Prepared:
-    if plan.task == "text-classification":
-        return prepare_classification(records, tokenizer, names, max_length)
-    if plan.task == "token-classification":
-        return prepare_tagging(records, tokenizer, names, max_length, plan.stride)
-    if plan.task == "multiple-choice":
-        return prepare_choices(records, tokenizer, max_length)
-    return prepare_questions(
-        records, tokenizer, max_length, plan.stride, unanswered_share=unanswered_share, seed=plan.seed
-    )
 
 
 def _prepare_text(plan: TrainingPlan, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TaskData:
@@ -98,5 +85,6 @@ def collator(
     plan: TrainingPlan, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
 ) -> DataCollatorForLongformer:
     """The collator of a plan. Global tokens are chosen as the model's configuration says."""
-    options: dict[str, Any] = {"masked_share": plan.masked_share} if plan.task == "fill-mask" else {}
-    return TASKS[plan.task].collator(tokenizer, global_attention=config.global_attention, **options)
+    task = task_named(plan.task)
+    options: dict[str, Any] = {name: getattr(plan, name) for name in task.collator_options}
+    return task.collator(tokenizer, global_attention=config.global_attention, **options)

@@ -11,8 +11,8 @@ from transformers.utils import logging
 
 from longformer_plus import LongformerPlusConfig, LongformerPlusPreTrainedModel
 
-from ..data.packing import attend_to_neighbours
-from ..tasks.registry import TASKS
+from ..tasks import task_named
+from .data import TaskData
 from .plan import TrainingPlan
 from .report import say
 
@@ -21,11 +21,7 @@ logger = logging.get_logger(__name__)
 
 def load_tokenizer(plan: TrainingPlan) -> PreTrainedTokenizerBase:
     """The tokenizer of a plan, that of its checkpoint by default; a ValueError where it cannot be read."""
-    # Pre-split words are tokenized as if after a space.
-    options: dict[str, Any] = {"add_prefix_space": True} if plan.task == "token-classification" else {}
-    if plan.task == "text-generation":
-        # It is saved with the model, for prompts that are to be continued.
-        options = {"close_documents": False}
+    options = task_named(plan.task).tokenizer_options
     name = plan.tokenizer or plan.model
     if plan.tokenizer is None and plan.goes_on_from_adapters:
         from ..adapters import tokenizer_of
@@ -33,7 +29,7 @@ def load_tokenizer(plan: TrainingPlan) -> PreTrainedTokenizerBase:
         name = tokenizer_of(str(plan.model))
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        if plan.task != "text-generation" and not getattr(tokenizer, "close_documents", True):
+        if "close_documents" not in options and not getattr(tokenizer, "close_documents", True):
             tokenizer = AutoTokenizer.from_pretrained(name, close_documents=True, **options)
         return tokenizer
     except (OSError, ValueError) as error:
@@ -62,15 +58,15 @@ def load_config(plan: TrainingPlan, tokenizer: PreTrainedTokenizerBase) -> Longf
 
 
 def load_model(
-    plan: TrainingPlan, config: LongformerPlusConfig, names: Sequence[str], tokenizer: PreTrainedTokenizerBase
+    plan: TrainingPlan, config: LongformerPlusConfig, data: TaskData, tokenizer: PreTrainedTokenizerBase
 ) -> PreTrainedModel:
     """The model of the task, with its classes, and with adapters where the plan says so."""
-    kind = TASKS[plan.task].model
+    task = task_named(plan.task)
+    kind = task.model
     if plan.goes_on_from_adapters:
-        _check_adapters(plan, config, names)
-    if names:
-        config.id2label = dict(enumerate(names))
-        config.label2id = {name: index for index, name in enumerate(names)}
+        _check_adapters(plan, config, data.names)
+    for name, value in data.config.items():
+        setattr(config, name, value)
     if len(tokenizer) > config.vocab_size:
         raise ValueError(
             f"The tokenizer has {len(tokenizer)} entries, the model {config.vocab_size}: they do not belong together."
@@ -82,8 +78,8 @@ def load_model(
         model = kind._from_config(config, attn_implementation=plan.attn_implementation)
     else:
         model = _load(kind, plan.model, plan, config)
-    if plan.task == "fill-mask" and (plan.model is None or _was_causal(plan.model, config)):
-        attend_to_neighbours(model)
+    if task.initialize is not None and (plan.model is None or _was_causal(plan.model, config)):
+        task.initialize(model)
     say(f"model:      {type(model).__name__}, {model.num_parameters():,} parameters")
     return model
 
@@ -101,7 +97,7 @@ def _check_adapters(plan: TrainingPlan, config: LongformerPlusConfig, names: Seq
     from ..adapters import adapter_of
 
     kind, _ = adapter_of(str(plan.model))
-    if kind is not TASKS[plan.task].model:
+    if kind is not task_named(plan.task).model:
         raise ValueError(f"{plan.model} holds adapters for {kind.__name__}, not for {plan.task}.")
     learned = list((config.id2label or {}).values())
     if names and learned != list(names):
@@ -136,7 +132,7 @@ def _was_causal(checkpoint: str, config: LongformerPlusConfig) -> bool:
 
 
 def _warn_without_global_tokens(task: str, config: LongformerPlusConfig) -> None:
-    wanted = TASKS[task].model.auto_global_attention
+    wanted = task_named(task).model.auto_global_attention
     if config.global_attention == "none" and wanted != "none":
         logger.warning(
             f'No token will attend globally: global_attention is "none", and {task} usually needs {wanted!r}. Without, '

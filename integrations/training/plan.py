@@ -1,4 +1,4 @@
-"""What `training` is asked for."""
+"""What a training run is asked for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import SchedulerType
 
 from longformer_plus.global_attention import Policy
 
-from ..tasks.registry import ALIASES, TASKS
+from ..tasks import TASKS, task_named
 
 
 @dataclass
@@ -20,8 +20,8 @@ class TrainingPlan:
     """What is to be trained, on what, and how.
 
     Attributes:
-        task: a key of `training_tasks.TASKS`; "masked-lm" is "fill-mask", "causal-lm" is "text-generation".
-        train: sources of data; see `records.read_records`.
+        task: a key of `tasks.TASKS`, or an alias; "masked-lm" is "fill-mask", "causal-lm" is "text-generation".
+        train: sources of data; see `sources.read_records`.
         output: the folder to write into: model, tokenizer, checkpoints, scores and a plot of the losses.
         evaluation: sources that are evaluated on.
         model: a checkpoint to start from, of LongformerPlus or Longformer, or the folder of adapters on one; None for a
@@ -30,10 +30,10 @@ class TrainingPlan:
         tokenizer: the folder or the hub's name of the tokenizer; by default the checkpoint's.
         weights: for fill-mask and text-generation, how many of the tokens come from each source, in any unit; by
             default by size.
-        columns: what fields are called in the sources, by the names in `records`.
+        columns: the names of the columns in the sources, by the names of the task's `columns`.
         join_by: for question answering, the field by which paragraphs are joined to whole articles, such as "title".
         max_length: tokens of a feature; by default as many as the model has positions for.
-        stride: tokens that neighbouring stretches of a document share.
+        overlap: tokens that neighbouring stretches of a document share.
         unanswered_share: for question answering, the share of stretches without the answer that is trained on.
         masked_share: for fill-mask, the share of tokens that is hidden.
         global_attention: a policy, in place of the checkpoint's.
@@ -72,7 +72,7 @@ class TrainingPlan:
     columns: Mapping[str, str] = field(default_factory=dict)
     join_by: str | None = None
     max_length: int | None = None
-    stride: int = 128
+    overlap: int = 128
     unanswered_share: float = 1.0
     masked_share: float = 0.15
     global_attention: Policy | None = None
@@ -101,13 +101,13 @@ class TrainingPlan:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        self.task = ALIASES.get(self.task, self.task)
+        # An unknown one is refused by `check`, with all else.
+        aliases = {alias: name for name, task in TASKS.items() for alias in task.aliases}
+        self.task = aliases.get(self.task, self.task)
 
     def check(self) -> None:
         """Raise a ValueError for the first value that is not allowed."""
-        if self.task not in TASKS:
-            allowed = ", ".join(map(repr, TASKS))
-            raise ValueError(f"task={self.task!r} is not allowed: it must be one of {allowed}.")
+        task = task_named(self.task)
         if self.model is None and self.config is None:
             raise ValueError("Give a checkpoint to start from (--model) or a new one's configuration (--config).")
         if self.model is None and self.tokenizer is None:
@@ -118,8 +118,9 @@ class TrainingPlan:
             raise ValueError(f"{self.model} holds adapters, which have their rank: leave --lora out to train them on.")
         if self.lora_targets is not None and self.lora is None:
             raise ValueError("lora_targets are for LoRA: give its rank too (--lora).")
-        if self.join_by is not None and self.task != "question-answering":
-            raise ValueError(f"join_by is for question answering, not for {self.task}. Leave it out.")
+        if self.join_by is not None and (task.join is None or task.is_packed):
+            joined = " and ".join(each.name for each in TASKS.values() if each.join is not None and not each.is_packed)
+            raise ValueError(f"join_by is for {joined}, not for {self.task}. Leave it out.")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"precision={self.precision!r} is not allowed: it must be auto, float32 or bfloat16.")
         sizes = ("batch_size", "accumulation", "max_steps", "max_length", "lora", "keep")

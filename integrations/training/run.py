@@ -1,7 +1,6 @@
 """The run behind `longformer-plus train`: data, tokenizer and model, `Trainer`, and what is saved.
 
-from longformer_plus.integrations.training.run import train
-from longformer_plus.integrations.training.plan import TrainingPlan
+from longformer_plus.integrations.training import TrainingPlan, train
 
 scores = train(TrainingPlan("text-classification", ["reviews.jsonl"], "my-classifier", model="my-longformer"))
 """
@@ -21,8 +20,8 @@ from transformers.trainer_callback import ProgressCallback, TrainerState
 
 from ..data.features import Prepared
 from ..data.packing import PackedDocuments
-from ..metrics.metrics import compute_metrics, shrink_logits
-from ..tasks.registry import TASKS
+from ..precision import is_bfloat16
+from ..tasks import task_named
 from .data import TaskData, collator, prepare
 from .model import load_config, load_model, load_tokenizer
 from .plan import TrainingPlan
@@ -55,7 +54,7 @@ def train(plan: TrainingPlan) -> dict[str, float]:
     for name, prepared in (("train", data.train), ("evaluation", data.evaluation)):
         if prepared is not None:
             say(f"{name + ':':<12}{prepared.summary}")
-    model = load_model(plan, config, data.names, tokenizer)
+    model = load_model(plan, config, data, tokenizer)
     trainer = _make_trainer(plan, model, tokenizer, data)
     # Only now: a run that fails over its data leaves nothing behind.
     if trainer.is_world_process_zero():
@@ -90,13 +89,12 @@ def _how_to_load(plan: TrainingPlan) -> str:
     """What a person writes to get the trained model."""
     if plan.trains_adapters:
         return f'Load it: from longformer_plus.integrations.adapters import load_adapted; load_adapted("{plan.output}")'
-    name = TASKS[plan.task].model.__name__.replace("LongformerPlus", "AutoModel")
-    return f'Load it: import longformer_plus; {name}.from_pretrained("{plan.output}")'
+    return f'Load it: import longformer_plus; {task_named(plan.task).auto_class}.from_pretrained("{plan.output}")'
 
 
 def _check_folder(plan: TrainingPlan, output: Path) -> str | None:
     """See that nothing is overwritten; the checkpoint to resume from, if there is one."""
-    recorded, told = output / _PLAN_FILE, _told(plan)
+    recorded, now = output / _PLAN_FILE, _as_recorded(plan)
     # The other processes of a run find what the first one has written.
     if is_first_process() and output.exists() and any(output.iterdir()):
         if not plan.resume:
@@ -104,11 +102,11 @@ def _check_folder(plan: TrainingPlan, output: Path) -> str | None:
         if recorded.is_file():
             # A run of an earlier version, whose plan had fewer fields, did what their defaults say.
             before = {**_defaults(), **json.loads(recorded.read_text(encoding="utf-8"))}
-            changed = [name for name in told if told[name] != before[name]]
+            changed = [name for name in now if now[name] != before[name]]
             if changed:
                 raise ValueError(
                     f"{output} holds a run with another {' and '.join(changed)}: it was {before[changed[0]]!r}, "
-                    f"not {told[changed[0]]!r}. Resume with the same options, or name another folder."
+                    f"not {now[changed[0]]!r}. Resume with the same options, or name another folder."
                 )
     checkpoint = last_checkpoint(output) if plan.resume else None
     if checkpoint is not None:
@@ -116,19 +114,19 @@ def _check_folder(plan: TrainingPlan, output: Path) -> str | None:
     return None if checkpoint is None else str(checkpoint)
 
 
-def _told(plan: TrainingPlan) -> dict[str, Any]:
+def _as_recorded(plan: TrainingPlan) -> dict[str, Any]:
     """A plan as it is recorded, to be compared when a run is resumed."""
     return json.loads(json.dumps({**asdict(plan), "output": str(plan.output), "resume": None}))
 
 
 def _defaults() -> dict[str, Any]:
     """What the fields of a recorded plan are where nothing is said, None where something must be."""
-    return {**dict.fromkeys(each.name for each in fields(TrainingPlan)), **_told(TrainingPlan("", [], ""))}
+    return {**dict.fromkeys(each.name for each in fields(TrainingPlan)), **_as_recorded(TrainingPlan("", [], ""))}
 
 
 def _record(plan: TrainingPlan, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    (output / _PLAN_FILE).write_text(json.dumps(_told(plan), indent=2) + "\n", encoding="utf-8")
+    (output / _PLAN_FILE).write_text(json.dumps(_as_recorded(plan), indent=2) + "\n", encoding="utf-8")
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -147,9 +145,11 @@ def last_checkpoint(folder: Path) -> Path | None:
 def _restore_if_finished(trainer: Trainer, checkpoint: Path) -> bool:
     """Whether a checkpoint is of a run's last step, which is then loaded: `Trainer` would make one step more."""
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    if state.global_step < state.max_steps:
+    # Not public: without it, the step more is made.
+    load = getattr(trainer, "_load_from_checkpoint", None)
+    if state.global_step < state.max_steps or load is None:
         return False
-    trainer._load_from_checkpoint(str(checkpoint))
+    load(str(checkpoint))
     trainer.state = state
     # Which process this is, the file does not say.
     state.is_world_process_zero = trainer.is_world_process_zero()
@@ -190,7 +190,7 @@ class LongformerTrainer(Trainer):
 def _make_trainer(
     plan: TrainingPlan, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: TaskData
 ) -> Trainer:
-    evaluation = data.evaluation
+    task, evaluation = task_named(plan.task), data.evaluation
     trainer = LongformerTrainer(
         model,
         _training_arguments(plan, data.train, evaluation is not None),
@@ -198,8 +198,8 @@ def _make_trainer(
         train_dataset=data.train,
         eval_dataset=evaluation,
         processing_class=tokenizer,
-        compute_metrics=None if evaluation is None else compute_metrics(plan.task, evaluation, data.names),
-        preprocess_logits_for_metrics=shrink_logits(plan.task),
+        compute_metrics=None if evaluation is None else task.compute_metrics(evaluation, data.names),
+        preprocess_logits_for_metrics=task.shrink_logits,
     )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Progress)
@@ -223,7 +223,7 @@ def _training_arguments(plan: TrainingPlan, data: Prepared | PackedDocuments, ev
         lr_scheduler_type=plan.schedule,
         warmup_steps=plan.warmup,
         weight_decay=plan.weight_decay,
-        bf16=_is_bfloat16(plan.precision),
+        bf16=is_bfloat16(plan.precision),
         use_cpu=not torch.accelerator.is_available(),
         **_checkpointing(plan.gradient_checkpointing),
         seed=plan.seed,
@@ -237,7 +237,7 @@ def _training_arguments(plan: TrainingPlan, data: Prepared | PackedDocuments, ev
         save_strategy="steps",
         save_steps=plan.save_every,
         save_total_limit=plan.keep,
-        label_names=list(TASKS[plan.task].label_names),
+        label_names=list(task_named(plan.task).label_names),
         # The collators take what they know.
         remove_unused_columns=False,
         include_num_input_tokens_seen="non_padding",
@@ -253,13 +253,3 @@ def _checkpointing(wanted: bool) -> dict[str, Any]:
     names = {each.name for each in fields(TrainingArguments)}
     name = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
     return {name: True, f"{name}_kwargs": {"use_reentrant": False}}
-
-
-def _is_bfloat16(precision: str) -> bool:
-    if precision != "auto":
-        return precision == "bfloat16"
-    if torch.accelerator.is_available():
-        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    # Without these instructions bfloat16 is emulated, and slower.
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -1,12 +1,14 @@
 """The documents of a packed row in tables, so that the work on all of them is a fixed number of operations.
 
-Shapes: T tokens, G global tokens, D documents that have global tokens, Q the most that any of them has, b block, n
-blocks of keys, H heads, A groups of heads that share keys, X and Y features of keys and values.
+Shapes: T tokens, G global tokens, D groups of global tokens of one document, Q the most of a group, b block, n blocks
+of keys, H heads, A groups of heads that share keys, X and Y features of keys and values.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from itertools import product
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,29 +16,34 @@ from torch.nn import functional as F
 
 from ..ops.host_reads import read_together
 from .blocks import additive
-from .pattern import MASKED, QUERY_BLOCK, AttentionPattern
+from .pattern import DOCUMENTS, MASKED, QUERY_BLOCK, AttentionPattern
 
-# Keys of a block, all of one document.
-_KEYS = 128
+# Keys of a block, and global tokens of a group, are one of these numbers: whichever takes the least work.
+_SMALLEST_BLOCK, _BLOCK_SIZES = 8, 5  # 8, 16, ... 128
+_SMALLEST_GROUP, _GROUP_SIZES = 16, 6  # 16, 64, ... 16384
 
 
 @dataclass(frozen=True)
 class GlobalDocuments:
-    """The documents that have global tokens.
+    """The global tokens in groups, all of one document each, and the keys of each group in blocks.
+
+    A document with many more global tokens than the others has several groups, or the others would be filled up.
 
     Attributes:
-        document: (G) int64, the document of each global token, counted among these documents.
-        slot: (G) int64, the place of each global token among those of its document.
-        queries: (D, Q) int64, the global tokens of each document, as indices among all G; filled up with any.
-        key_document: (n) int64, the document of each block of keys.
+        document: (G) int64, the group of each global token.
+        slot: (G) int64, the place of each global token in its group.
+        queries: (D, Q) int64, the global tokens of each group, as indices among all G; filled up with any.
+        most: the most global tokens that any document has.
+        key_document: (n) int64, the group of each block of keys.
         key_tokens: (n, b) int64, the tokens of each block; filled up with any.
-        allowed: (n, Q, b) bool, whether each query of the block's document attends to each key.
+        allowed: (n, Q, b) bool, whether each query of the block's group attends to each key.
         columns: for each dilation, the most global tokens that the documents in a block of queries have together.
     """
 
     document: Tensor
     slot: Tensor
     queries: Tensor
+    most: int
     key_document: Tensor
     key_tokens: Tensor
     allowed: Tensor
@@ -48,7 +55,7 @@ class GlobalDocuments:
 
         Their sizes are read from the device at once.
         """
-        return pattern.shared("documents", lambda: cls._build(pattern))
+        return pattern.shared(DOCUMENTS, lambda: cls._build(pattern))
 
     @classmethod
     def _build(cls, pattern: AttentionPattern) -> GlobalDocuments:
@@ -56,26 +63,26 @@ class GlobalDocuments:
         segments = pattern.segments[0]
         places = torch.arange(len(tokens), device=tokens.device)
         is_first = F.pad(start[1:] != start[:-1], (1, 0), value=True)
-        document = is_first.long().cumsum(0) - 1
         slot = places - torch.where(is_first, places, 0).cummax(0).values
-        num_blocks = torch.where(is_first, (stop - start + _KEYS - 1) // _KEYS, 0)
         columns = {step: _most_columns(start, stop, len(segments), QUERY_BLOCK * step) for step in pattern.dilations}
-        num_documents, most, total, *most_columns = read_together(
-            [document[-1] + 1, slot.max() + 1, num_blocks.sum(), *columns.values()]
-        )
-        queries = torch.zeros(num_documents * most, dtype=torch.int64, device=tokens.device)
-        queries = queries.scatter(0, document * most + slot, places).unflatten(0, (num_documents, most))
+        sizes, most_columns = _Sizes.read(slot, stop - start, list(columns.values()))
+        slot = slot % sizes.group
+        document = (slot == 0).long().cumsum(0) - 1
+        num_queries = min(sizes.most, sizes.group)
+        queries = torch.zeros(sizes.num_groups * num_queries, dtype=torch.int64, device=tokens.device)
+        queries = queries.scatter(0, document * num_queries + slot, places).unflatten(0, (-1, num_queries))
+        num_blocks = torch.where(slot == 0, (stop - start + sizes.block - 1) // sizes.block, 0)
 
-        # Each block belongs to the first global token of its document.
+        # Each block belongs to the first global token of its group.
         after = num_blocks.cumsum(0)
-        block_index = torch.arange(total, device=tokens.device)
+        block_index = torch.arange(sizes.num_blocks, device=tokens.device)
         owner = torch.searchsorted(after, block_index, right=True)
-        first = start[owner] + (block_index - after[owner] + num_blocks[owner]) * _KEYS
-        key_tokens = first[:, None] + torch.arange(_KEYS, device=tokens.device)  # (n, b)
+        first = start[owner] + (block_index - after[owner] + num_blocks[owner]) * sizes.block
+        key_tokens = first[:, None] + torch.arange(sizes.block, device=tokens.device)  # (n, b)
         is_key = key_tokens < stop[owner][:, None]
         key_tokens = key_tokens.clamp(max=len(segments) - 1)
         is_key = is_key & (segments[key_tokens] == segments[start[owner]][:, None])
-        allowed = is_key[:, None, :].expand(-1, most, -1)
+        allowed = is_key[:, None, :].expand(-1, num_queries, -1)
         if pattern.is_causal:
             query_tokens = tokens[queries][document[owner]]  # (n, Q)
             allowed = allowed & (key_tokens[:, None, :] <= query_tokens[:, :, None])
@@ -83,11 +90,21 @@ class GlobalDocuments:
             document,
             slot,
             queries,
+            sizes.most,
             document[owner],
             key_tokens,
             allowed,
             dict(zip(columns, most_columns, strict=True)),
         )
+
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> GlobalDocuments:
+        """The same documents on another device."""
+        tensors: dict[str, Any] = {
+            name: value.to(device, non_blocking=non_blocking)
+            for name, value in ((each.name, getattr(self, each.name)) for each in fields(self))
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **tensors)
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, dropout: float, heads: int = 1, bias: Tensor | None = None
@@ -95,7 +112,7 @@ class GlobalDocuments:
         """Each global token attends to the tokens of its document.
 
         Args:
-            query: (D, A, heads * Q, X), scaled.
+            query: (D, A, heads * Q, X), scaled; of each group.
             key, value: (T, A, X) and (T, A, Y).
             dropout: probability of dropping an attention weight.
             heads: those that stand in one group, one after another.
@@ -105,7 +122,8 @@ class GlobalDocuments:
             The context (D, A, heads * Q, Y), and the sum of the weights kept (D, A, heads * Q), both in float32 at
             least.
         """
-        keys, values = (rows[self.key_tokens].transpose(1, 2) for rows in (key, value))  # (n, A, b, X), (n, A, b, Y)
+        keys = key[self.key_tokens].transpose(1, 2)  # (n, A, b, X)
+        values = keys if value is key else value[self.key_tokens].transpose(1, 2)  # (n, A, b, Y)
         precise = torch.promote_types(query.dtype, torch.float32)
         scores = (query[self.key_document] @ keys.mT).to(precise)  # (n, A, heads * Q, b)
         if bias is not None:
@@ -123,6 +141,49 @@ class GlobalDocuments:
         mixed = (weights.to(value.dtype) @ values).to(precise)  # (n, A, heads * Q, Y)
         context = mixed.new_zeros(*query.shape[:3], value.shape[-1]).index_add(0, self.key_document, mixed)
         return context, torch.zeros_like(highest).index_add(0, self.key_document, weights.sum(-1))
+
+
+class _Sizes(NamedTuple):
+    """How the global rows of documents are cut.
+
+    Attributes:
+        most: the most global tokens that any document has.
+        group: the most global tokens of a group.
+        block: keys of a block.
+        num_groups, num_blocks: how many of them there are.
+    """
+
+    most: int
+    group: int
+    block: int
+    num_groups: int
+    num_blocks: int
+
+    @classmethod
+    def read(cls, slot: Tensor, num_keys: Tensor, others: list[Tensor]) -> tuple[_Sizes, list[int]]:
+        """The sizes that take the least work, and the values of other numbers, read from the device together.
+
+        Args:
+            slot: (G), the place of each global token among those of its document.
+            num_keys: (G), the tokens of its document.
+            others: int tensors without dimensions.
+        """
+        groups = _SMALLEST_GROUP * 4 ** torch.arange(_GROUP_SIZES, device=slot.device)
+        blocks = _SMALLEST_BLOCK * 2 ** torch.arange(_BLOCK_SIZES, device=slot.device)
+        is_first = slot[:, None] % groups == 0  # (G, sizes)
+        num_blocks = (num_keys[:, None] + blocks - 1) // blocks  # (G, sizes)
+        num_blocks = (is_first[:, :, None] * num_blocks[:, None, :]).sum(0).flatten()
+        values = read_together([slot.max() + 1, *is_first.sum(0).unbind(), *num_blocks.unbind(), *others])
+        most, num_groups, totals = values[0], values[1 : _GROUP_SIZES + 1], values[_GROUP_SIZES + 1 :]
+
+        def work(i: int, j: int) -> int:
+            # Every block is gathered and every group of queries with it, which costs as much as a few more of each.
+            block, group = _SMALLEST_BLOCK * 2**j, min(_SMALLEST_GROUP * 4**i, most)
+            return totals[i * _BLOCK_SIZES + j] * (block + 32) * (group + 16)
+
+        i, j = min(product(range(_GROUP_SIZES), range(_BLOCK_SIZES)), key=lambda sizes: work(*sizes))
+        sizes = cls(most, _SMALLEST_GROUP * 4**i, _SMALLEST_BLOCK * 2**j, num_groups[i], totals[i * _BLOCK_SIZES + j])
+        return sizes, totals[_GROUP_SIZES * _BLOCK_SIZES :]
 
 
 def global_spans(pattern: AttentionPattern) -> tuple[Tensor, Tensor, Tensor]:

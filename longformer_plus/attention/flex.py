@@ -124,6 +124,8 @@ def reason_unsupported(
     """
     if torch.compiler.is_exporting():
         return "exported graphs hold none of it"
+    if not query.numel():
+        return "there is nothing to attend"
     if dropout:
         return "FlexAttention has no dropout of attention weights, and attention_probs_dropout_prob is not 0"
     if query.device.type == "cpu" and needs_gradient:

@@ -8,11 +8,13 @@ projected token by token: the scores are (W_k^T q) . x + q . b_k, and the contex
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ops import apply_linear, autocast_dtype, is_plain_linear
+from ..ops import apply_linear, autocast_dtype, is_plain_linear, recompute
 from .blocks import additive, softmax
 from .documents import GlobalDocuments
 from .pattern import AttentionPattern
@@ -39,29 +41,42 @@ def attend_globally(
         need_probabilities: return them too; not of a packed pattern.
 
     Returns:
-        The context (B, G, H, D), undefined in the rows of fillers, and the probabilities (B, H, G, N), zero there, or
+        The context (B, G, E), undefined in the rows of fillers, and the probabilities (B, H, N, G), zero there, or
         None.
     """
+    context, probabilities = _global_rows(
+        hidden_states, query_global, key_global, value_global, pattern, num_heads, dropout, need_probabilities
+    )
+    context = context.transpose(1, 2).flatten(2)
+    if not need_probabilities or probabilities is None:
+        return context, None
+    return context, (probabilities * pattern.global_row_mask()[:, None]).transpose(2, 3)
+
+
+def _global_rows(
+    hidden_states: Tensor,
+    query_global: nn.Module,
+    key_global: nn.Module,
+    value_global: nn.Module,
+    pattern: AttentionPattern,
+    num_heads: int,
+    dropout: float,
+    need_probabilities: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """(B, H, G, D) and (B, H, G, N) or None; the arguments are those of `attend_globally`."""
     query = _project(query_global, pattern.take_global(hidden_states), num_heads).transpose(1, 2)
     query = query * query.shape[-1] ** -0.5  # (B, H, G, D)
     folds = _folding_pays(query, _most_global(pattern))
-    probabilities: Tensor | None
     if folds and is_plain_linear(key_global) and is_plain_linear(value_global):
         if pattern.is_packed:
-            context = _folded_by_document(hidden_states, query, key_global, value_global, pattern, dropout)
-            return context.transpose(1, 2), None
-        context, probabilities = _folded(hidden_states, query, key_global, value_global, _mask(pattern, query), dropout)
-    else:
-        key, value = (_project(project, hidden_states, num_heads) for project in (key_global, value_global))
-        if pattern.is_packed:
-            return _projected_by_document(key[0], value[0], query, pattern, dropout).transpose(1, 2), None
-        context, probabilities = _projected(
-            key.transpose(1, 2), value.transpose(1, 2), query, _mask(pattern, query), dropout, need_probabilities
-        )
-    context = context.transpose(1, 2)
-    if not need_probabilities or probabilities is None:
-        return context, None
-    return context, probabilities * pattern.global_row_mask()[:, None]
+            return _folded_by_document(hidden_states, query, key_global, value_global, pattern, dropout), None
+        return _folded(hidden_states, query, key_global, value_global, _mask(pattern, query), dropout)
+    key, value = (_project(project, hidden_states, num_heads) for project in (key_global, value_global))
+    if pattern.is_packed:
+        return _projected_by_document(key[0], value[0], query, pattern, dropout), None
+    return _projected(
+        key.transpose(1, 2), value.transpose(1, 2), query, _mask(pattern, query), dropout, need_probabilities
+    )
 
 
 def _mask(pattern: AttentionPattern, query: Tensor) -> Tensor:
@@ -71,7 +86,7 @@ def _mask(pattern: AttentionPattern, query: Tensor) -> Tensor:
 
 def _most_global(pattern: AttentionPattern) -> int:
     """The most global tokens that any document has."""
-    return GlobalDocuments.of(pattern).queries.shape[1] if pattern.is_packed else pattern.num_global
+    return GlobalDocuments.of(pattern).most if pattern.is_packed else pattern.num_global
 
 
 def _project(project: nn.Module, rows: Tensor, num_heads: int) -> Tensor:
@@ -154,7 +169,8 @@ def _projected(
 ) -> tuple[Tensor, Tensor | None]:
     """(B, H, N, D) twice, (B, H, G, D) -> (B, H, G, D), (B, H, G, N) or None."""
     if not need_probabilities:
-        return F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=1.0), None
+        attend = partial(F.scaled_dot_product_attention, attn_mask=mask, dropout_p=dropout, scale=1.0)
+        return recompute(attend, query, key, value, draws=dropout > 0), None
     kept = F.dropout(_softmax(query @ key.transpose(-1, -2), mask), dropout)
     return kept @ value, kept
 

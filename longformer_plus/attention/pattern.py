@@ -20,6 +20,8 @@ from torch.nn import functional as F
 MASKED = -1
 # Queries of a block on accelerators.
 QUERY_BLOCK = 128
+# The key of `AttentionPattern.shared` for what `documents` makes.
+DOCUMENTS = "documents"
 
 T = TypeVar("T")
 
@@ -132,7 +134,11 @@ class AttentionPattern:
                 for name, value in ((each.name, getattr(self, each.name)) for each in fields(self))
                 if isinstance(value, Tensor)
             }
-            return replace(self, **tensors, _shared={})
+            # What was read from this device is not read again from the other.
+            read: dict[object, Any] = {
+                key: self._shared[key].to(device, non_blocking) for key in (DOCUMENTS,) if key in self._shared
+            }
+            return replace(self, **tensors, _shared=read)
 
         return self.shared(("on", torch.device(device)), moved)
 
@@ -165,6 +171,9 @@ class AttentionPattern:
 
     def shared(self, key: object, build: Callable[[], T]) -> T:
         """What `build` gives, built at the first call with this key and kept for the other layers."""
+        if torch.compiler.is_compiling() and not torch.compiler.is_exporting() and torch.is_grad_enabled():
+            # A compiled checkpoint may change nothing outside of itself. The compiler builds once what is built alike.
+            return build()
         if key not in self._shared:
             self._shared[key] = build()
         return self._shared[key]
@@ -202,10 +211,14 @@ class AttentionPattern:
         if self.global_segments is None:
             raise ValueError("A pattern without global tokens has no global rows.")
         is_filler = (self.global_segments == MASKED)[:, :, None]
-        kept = torch.where(is_filler, self.take_global(rows), global_rows)
+        kept = torch.where(is_filler, self.take_global(rows), global_rows.to(rows.dtype))
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return rows.scatter(1, self._expanded_index(rows), kept)
         return rows.scatter_(1, self._expanded_index(rows), kept)
+
+    def clear_masked(self, rows: Tensor) -> Tensor:
+        """(B, N, E) with zeros in the rows of masked tokens."""
+        return rows if self.is_uniform else rows.masked_fill(~self.valid[:, :, None], 0.0)
 
     def _expanded_index(self, rows: Tensor) -> Tensor:
         if self.global_index is None:

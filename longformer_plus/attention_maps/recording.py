@@ -19,8 +19,8 @@ from transformers import TokenizersBackend
 
 from ..attention import AttentionPattern
 from ..global_attention import Policy, build_global_attention_mask
-from ..model.encoder import LongformerPlusPreTrainedModel
 from ..model.layers import LongformerPlusSelfAttention
+from ..model.pretrained import LongformerPlusPreTrainedModel
 from .layer import LayerMaps, Layout
 from .maps import AttentionMaps
 from .words import Words

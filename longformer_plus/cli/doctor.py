@@ -84,14 +84,14 @@ def _devices() -> Iterator[tuple[str, str]]:
 
 def _try(backend: str, device: str) -> str:
     """What happens when a small model runs on a device with a backend, in a few words."""
-    from ..benchmark.inspection import in_short, reason_against_flex, run_small_model, why_not_forward
+    from ..benchmark.backends import first_sentence, reason_against_flex, reason_against_forward, run_small_model
 
-    if reason := why_not_forward(backend, device):
+    if reason := reason_against_forward(backend, device):
         return f"no: {reason}" + ("; sdpa does its work" if backend == "flex_attention" else "")
     try:
         run_small_model(backend, device, with_gradient=True)
     except Exception as error:
-        return f"no: {in_short(error)}"
+        return f"no: {first_sentence(error)}"
     if backend == "flex_attention" and (reason := reason_against_flex(device, with_gradient=True)):
         return f"runs forward; in training sdpa does its work: {reason}"
     return "runs, forward and backward"

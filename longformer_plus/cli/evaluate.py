@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .task_help import TaskHelp
 from .train import pair
 
 
@@ -17,10 +18,7 @@ def add(commands: Any) -> None:
         help="score a checkpoint on held-out data, beside simple baselines",
         description="Score a checkpoint, or adapters, on whole documents of held-out data, beside baselines that only "
         "count words. Needs the extra `train`, adapters also `peft`.\n\n"
-        "  fill-mask             loss and accuracy of the same hidden tokens, read in pieces of each context's length\n"
-        "  question-answering    exact match and F1; baselines: the first sentence, the words likest to the question\n"
-        "  text-classification   accuracy and F1; baseline, with --train: TF-IDF and logistic regression\n"
-        "  token-classification  F1 of entities; baseline, with --train: the commonest tag of each word",
+        "{evaluations}",
         epilog="examples:\n"
         "  longformer-plus evaluate --task fill-mask --model my-longformer --eval novels.jsonl.xz\n"
         "      what reading 4096 tokens at once gains over reading 512\n"
@@ -30,12 +28,12 @@ def add(commands: Any) -> None:
         "      the five likeliest words\n"
         "  longformer-plus evaluate --task fill-mask --model my-short-model --eval novels.jsonl.xz\n"
         "      the same hidden tokens for a model of 512 tokens, to be compared with a longer one",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=TaskHelp,
     )
     add = parser.add_argument
     add("--task", required=True, metavar="TASK", help="one of those above")
-    add("--model", required=True, metavar="CHECKPOINT", help="a folder, or a name on the hub")
-    add("--eval", dest="evaluation", nargs="+", default=[], metavar="SOURCE", help="files or hub data sets")
+    add("--model", required=True, metavar="CHECKPOINT", help="a folder, a name on the hub, shipped or shipped:TASK")
+    add("--eval", dest="evaluation", nargs="+", default=[], metavar="SOURCE", help="files, folders or hub data sets")
     add("--train", nargs="+", default=[], metavar="SOURCE", help="what the baselines learn from")
     add("--prompts", nargs="+", default=[], metavar="TEXT", help="for fill-mask: sentences with one <mask>")
     add("--columns", nargs="+", type=pair, default=[], metavar="FIELD=COLUMN", help="where the data call a field else")
@@ -50,19 +48,24 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from ..integrations.evaluation.run import EvaluationPlan, evaluate_checkpoint, fill_prompts, load
+    from ..integrations.checkpoints import load_checkpoint
+    from ..integrations.evaluation import EvaluationPlan, evaluate_checkpoint
+    from ..integrations.tasks.fill_mask import TASK as FILL_MASK
+    from ..integrations.tasks.fill_mask import fill_prompts
+    from ..shipped.names import resolve_checkpoint
 
     if not options.evaluation and not options.prompts:
         raise ValueError("There is nothing to evaluate on: give --eval, or --prompts for fill-mask.")
+    model = resolve_checkpoint(options.model)
     results: dict[str, Any] = {"command": options.command_line}
     if options.prompts:
-        results["prompts"] = fill_prompts(*load("fill-mask", options.model), options.prompts)
+        results["prompts"] = fill_prompts(*load_checkpoint(FILL_MASK.name, model), options.prompts)
         for prompt, words in results["prompts"].items():
             print(f"{prompt}  {', '.join(words)}")
     if options.evaluation:
         plan = EvaluationPlan(
             options.task,
-            options.model,
+            model,
             options.evaluation,
             train=options.train,
             columns=dict(options.columns),
@@ -75,7 +78,7 @@ def _run(options: argparse.Namespace) -> None:
         )
         results["scores"] = evaluate_checkpoint(plan)
         for name, scores in results["scores"].items():
-            told = (f"{score.replace('_', ' ')} {value:.4g}" for score, value in scores.items())
-            print(f"{name}: {', '.join(told)}")
+            shown = (f"{score.replace('_', ' ')} {value:.4g}" for score, value in scores.items())
+            print(f"{name}: {', '.join(shown)}")
     if options.json is not None:
         options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

@@ -109,7 +109,7 @@ def _stored(folder: Path) -> str:
 
 
 def _print_memory(model_class: Any, config: Any, length: int) -> None:
-    from ..benchmark.inspection import memory_at
+    from ..benchmark.memory import memory_at
 
     memory = memory_at(model_class, config, length)
     forward, training = (memory.weights + extra for extra in (memory.forward, memory.training))

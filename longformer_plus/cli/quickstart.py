@@ -79,7 +79,7 @@ def _tag(text: str) -> None:
     from transformers import AutoModelForTokenClassification, AutoTokenizer
 
     from .. import shipped_checkpoint
-    from ..integrations.long_documents.reading import find_entities, tag_document
+    from ..integrations.long_documents import find_entities, tag_document
 
     folder = shipped_checkpoint("token-classification")
     model = AutoModelForTokenClassification.from_pretrained(folder)

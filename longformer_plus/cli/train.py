@@ -8,18 +8,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from .task_help import TaskHelp
+
 _DESCRIPTION = """\
 Train a model for a task on long documents: fine-tune a checkpoint, all its weights or LoRA adapters, or pretrain a new
 one. Writes the model, its tokenizer, scores.json and a plot of the losses. Needs the extra `train`, LoRA also `peft`.
 
-data: local files with one JSON object on a line, also .xz or .gz; or data sets of the hub, as NAME:SPLIT or
-NAME:CONFIGURATION:SPLIT. All rows are checked before training starts. Their fields:
-  fill-mask             text
-  text-generation       text
-  text-classification   text, label (a string, an int, or a list of strings where there are several)
-  token-classification  tokens (words), ner_tags (a tag for each), perhaps global_attention_mask (0 or 1 for each)
-  question-answering    question, context, answers {text: [...], answer_start: [...]}
-  multiple-choice       choices, label (the index of the right one), perhaps question and context
+data: files of .jsonl, .json (a list), .csv, .tsv or .parquet, or for text alone .txt, .md, .pdf or .docx, also packed
+as .gz, .bz2, .xz or .zst; folders of them, patterns, - for standard input; or data sets of the hub, as NAME:SPLIT or
+NAME:CONFIGURATION:SPLIT. All rows are checked before training starts. Their columns, by task:
+{columns}
 """
 
 _EXAMPLES = """\
@@ -47,7 +45,7 @@ examples:
       the other way round: a small model leaves the frequencies of tokens behind far sooner as a causal one
   longformer-plus train ... --output my-longformer --resume
       the same command again: go on from the last checkpoint, as if nothing had happened
-  accelerate launch --config_file docs/accelerate/ddp.yaml -m longformer_plus.cli train ...
+  accelerate launch --config_file docs/examples/accelerate/ddp.yaml -m longformer_plus.cli train ...
       on several devices or machines
 """
 
@@ -59,7 +57,7 @@ def add(commands: Any) -> None:
         help="fine-tune for a task, all weights or LoRA, or pretrain",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=TaskHelp,
         usage="longformer-plus train --task TASK --train SOURCE ... [--eval SOURCE ...] --output FOLDER\n"
         "                             (--model CHECKPOINT | --config JSON --tokenizer FOLDER) [options]",
     )
@@ -75,8 +73,7 @@ def _add_what(add: Any) -> None:
         "--task",
         required=True,
         metavar="TASK",
-        help="fill-mask (or masked-lm), text-generation (or causal-lm), text-classification, token-classification, "
-        "question-answering, multiple-choice",
+        help="one of those above; masked-lm is fill-mask, causal-lm is text-generation",
     )
     add(
         "--train",
@@ -93,7 +90,7 @@ def _add_what(add: Any) -> None:
     add(
         "--model",
         metavar="CHECKPOINT",
-        help="where to start from: a folder, also one of adapters, or a name on the hub",
+        help="where to start from: a folder, also one of adapters, a name on the hub, shipped or shipped:TASK",
     )
     add(
         "--config",
@@ -116,7 +113,14 @@ def _add_what(add: Any) -> None:
 
 def _add_documents(add: Any) -> None:
     add("--max-length", type=int, metavar="N", help="tokens of an input; as many as the model has positions by default")
-    add("--stride", type=int, default=128, metavar="N", help="tokens that stretches of a document share (128)")
+    add(
+        "--overlap",
+        "--stride",
+        type=int,
+        default=128,
+        metavar="N",
+        help="tokens that stretches of a document share (128)",
+    )
     add(
         "--join-by",
         metavar="FIELD",
@@ -213,13 +217,14 @@ def weighted_sources(texts: list[str]) -> tuple[list[str], list[float] | None]:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from ..integrations.tasks.registry import ALIASES, TASKS
-    from ..integrations.training.plan import TrainingPlan
-    from ..integrations.training.run import train
+    from ..integrations.tasks import task_named
+    from ..integrations.training import TrainingPlan, train
+    from ..shipped.names import resolve_checkpoint
 
     given = {each.name: getattr(options, each.name) for each in fields(TrainingPlan) if hasattr(options, each.name)}
     given["columns"] = dict(options.columns)
-    task = TASKS.get(ALIASES.get(options.task, options.task))
-    if task is not None and task.is_packed:
+    if options.model is not None:
+        given["model"] = resolve_checkpoint(options.model)
+    if task_named(options.task).is_packed:
         given["train"], given["weights"] = weighted_sources(options.train)
     train(TrainingPlan(**given))

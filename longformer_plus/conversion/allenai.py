@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, RobertaConfig
 
 from ..configuration import LongformerPlusConfig
-from ..model.encoder import LongformerPlusModel, LongformerPlusPreTrainedModel
+from ..model.encoder import LongformerPlusModel
 from ..model.heads import LongformerPlusForMaskedLM
+from ..model.pretrained import LongformerPlusPreTrainedModel
 from .assembling import assemble, drop, rename, with_global_projections
 from .reading import Checkpoint, CheckpointError, find_checkpoint, guarded, load_tokenizer, read_config, read_weights
 from .to_long import POSITIONS, SHARED_FIELDS

@@ -9,7 +9,7 @@ from transformers import LongformerConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.models.longformer.modeling_longformer import LongformerPreTrainedModel
 
 from ..configuration import LongformerPlusConfig
-from ..model.encoder import LongformerPlusModel, LongformerPlusPreTrainedModel
+from ..model.encoder import LongformerPlusModel
 from ..model.heads import (
     LongformerPlusForMaskedLM,
     LongformerPlusForMultipleChoice,
@@ -17,6 +17,7 @@ from ..model.heads import (
     LongformerPlusForSequenceClassification,
     LongformerPlusForTokenClassification,
 )
+from ..model.pretrained import LongformerPlusPreTrainedModel
 from .assembling import assemble
 from .reading import Checkpoint, find_checkpoint, load_model, load_tokenizer, read_config
 from .writing import check_output, save

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..model.encoder import LongformerPlusPreTrainedModel
+from ..model.pretrained import LongformerPlusPreTrainedModel
 from .longformer import load_longformer_plus
 from .reading import Checkpoint
 from .writing import check_output, save

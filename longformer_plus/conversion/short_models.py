@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import transformers
 from transformers import PreTrainedModel
 
-from ..model.encoder import LongformerPlusModel, LongformerPlusPreTrainedModel
+from ..model.encoder import LongformerPlusModel
 from ..model.heads import (
     LongformerPlusForMaskedLM,
     LongformerPlusForMultipleChoice,
@@ -21,6 +21,7 @@ from ..model.heads import (
     LongformerPlusForSequenceClassification,
     LongformerPlusForTokenClassification,
 )
+from ..model.pretrained import LongformerPlusPreTrainedModel
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from transformers import LongformerConfig, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..configuration import LongformerPlusConfig
-from ..model.encoder import LongformerPlusModel, LongformerPlusPreTrainedModel
+from ..model.encoder import LongformerPlusModel
+from ..model.pretrained import LongformerPlusPreTrainedModel
 from .assembling import assemble, drop, rename
 from .longformer import class_named
 from .reading import (

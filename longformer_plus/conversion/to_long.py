@@ -8,8 +8,9 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.utils import logging
 
 from ..configuration import LongformerPlusConfig
-from ..model.encoder import LongformerPlusModel, LongformerPlusPreTrainedModel
-from ..model.layers import tile_positions
+from ..model.embeddings import tile_positions
+from ..model.encoder import LongformerPlusModel
+from ..model.pretrained import LongformerPlusPreTrainedModel
 from .assembling import assemble, drop, rename, with_global_projections
 from .reading import Checkpoint, find_checkpoint, load_model, load_tokenizer, read_config
 from .short_models import ELECTRA, ENCODER_ALONE, ROBERTA, Family, Head, class_named, place_of

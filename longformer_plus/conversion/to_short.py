@@ -7,8 +7,8 @@ from typing import Any
 import transformers
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..model.encoder import LongformerPlusPreTrainedModel
-from ..model.layers import tile_positions
+from ..model.embeddings import tile_positions
+from ..model.pretrained import LongformerPlusPreTrainedModel
 from .assembling import assemble, drop, rename, without_global_projections
 from .longformer import load_longformer_plus, refuse_what_only_longformer_plus_has
 from .reading import Checkpoint

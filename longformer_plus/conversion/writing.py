@@ -12,7 +12,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, RobertaTokenizer
 
-from ..model.encoder import LongformerPlusPreTrainedModel
+from ..model.pretrained import LongformerPlusPreTrainedModel
 from ..tokenization import LongformerPlusTokenizer
 from .reading import Checkpoint
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
-from ..attention import AttentionPattern
+from ..attention import AttentionPattern, LocalRows, continued_local_rows
 from ..configuration import LongformerPlusConfig
 
 
@@ -89,6 +89,41 @@ class RollingLayer(CacheLayerMixin):
         self.num_recorded = recorded
         self.num_tokens += num_new
         return reached
+
+    def continue_with(
+        self, key: Tensor, value: Tensor, pattern: AttentionPattern, local_rows: LocalRows, need_probabilities: bool
+    ) -> tuple[Tensor, Tensor, LocalRows]:
+        """Keep the new tokens, and say what they attend to and by which function.
+
+        Args:
+            key, value: (B, N, H, D), of the local projections.
+            pattern: that of the forward.
+            local_rows: the backend.
+            need_probabilities: whether the probabilities are to be returned.
+
+        Returns:
+            Keys, values and the backend for the first forward; for one that continues a document the keys and values
+            (B, G + R + N, H, D) of the tokens kept and of the new ones, and `continued_local_rows` over them.
+        """
+        continues, num_global = self.num_tokens > 0, self.num_global
+        keys, values, is_key = self.update(key, value, pattern)
+        if not continues:
+            return key, value, local_rows
+
+        def continued(
+            query: Tensor,
+            key: Tensor,
+            value: Tensor,
+            pattern: AttentionPattern,
+            window: int,
+            dilation: int = 1,
+            dropout: float = 0.0,
+        ) -> tuple[Tensor, Tensor | None]:
+            return continued_local_rows(
+                query, key, value, is_key, num_global, window, dilation, dropout, need_probabilities
+            )
+
+        return keys, values, continued
 
     def _keep_global(self, keys: Tensor, values: Tensor, pattern: AttentionPattern) -> None:
         """Keep the global tokens of the first forward."""

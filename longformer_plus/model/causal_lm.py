@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig
+from transformers.processing_utils import Unpack
 from transformers.utils import can_return_tuple
 
 from ..configuration import LongformerPlusConfig
 from ..ops.host_reads import ValueChecks
+from .arguments import EncoderArguments
 from .cache import LongformerPlusCache
-from .heads import LongformerPlusLanguageModel, extras
+from .heads import LongformerPlusLanguageModel, recorded
 from .inputs import flattened_documents
 from .losses import IGNORED_LABEL, Count, token_loss
 from .outputs import LongformerPlusCausalLMOutput
@@ -51,13 +53,10 @@ class LongformerPlusForCausalLM(LongformerPlusLanguageModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         document_ids: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | int | list[int] | None = None,
-        head_mask: Tensor | None = None,
+        max_global_tokens: int | None = None,
         num_items_in_batch: Count = None,
         shift_labels: Tensor | None = None,
-        max_global_tokens: int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[EncoderArguments],
     ) -> LongformerPlusCausalLMOutput:
         """
         Args:
@@ -77,25 +76,21 @@ class LongformerPlusForCausalLM(LongformerPlusLanguageModel, GenerationMixin):
         is_labelled = labels is not None or shift_labels is not None
         if is_labelled and not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
             raise ValueError("labels need the logits of all tokens. Leave logits_to_keep out.")
-        outputs = self.run_encoder(
+        outputs = self.longformer(
             input_ids,
             attention_mask,
             global_attention_mask,
+            token_type_ids,
+            position_ids,
             inputs_embeds,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
             past_key_values=past_key_values,
             use_cache=use_cache,
             document_ids=document_ids,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            head_mask=head_mask,
             max_global_tokens=max_global_tokens,
-            **kwargs,
+            **{**kwargs, "return_dict": True},
         )
         if isinstance(logits_to_keep, int) and logits_to_keep == 0:
-            padding = getattr(outputs, "padding", None)
-            logits = self.logits(outputs.last_hidden_state, padding)
+            logits = self.logits(outputs.last_hidden_state, outputs.padding)
         else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.logits(outputs.last_hidden_state[:, kept])
@@ -107,7 +102,7 @@ class LongformerPlusForCausalLM(LongformerPlusLanguageModel, GenerationMixin):
         if shift_labels is not None:
             loss = token_loss(logits, shift_labels, num_items_in_batch)
         return LongformerPlusCausalLMOutput(
-            loss=loss, logits=logits, past_key_values=outputs.past_key_values, **extras(outputs)
+            loss=loss, logits=logits, past_key_values=outputs.past_key_values, **recorded(outputs)
         )
 
     @torch.no_grad()

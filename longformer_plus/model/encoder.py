@@ -1,27 +1,23 @@
-"""LongformerPlusModel.
+"""LongformerPlusModel, the encoder. Its `forward` is where to start reading: each step of it is a method below.
 
-Follow a batch: `LongformerPlusModel.forward` checks the inputs, finds the global tokens and the padding, makes the
-embeddings and the attention pattern without it, hands both to the layers, and puts the padding back.
-
-Shapes: B batch, N tokens, H heads, E hidden size, G global tokens.
+Shapes: B batch, N tokens, T tokens left after unpadding, H heads, E hidden size, G global tokens.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
-from transformers import initialization as init
+from transformers import PreTrainedConfig
 from transformers.utils import can_return_tuple, logging
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+from transformers.utils.output_capturing import capture_outputs
 
-from ..attention import AUTO, AttentionPattern, default_backend, places_in, segments_of
-from ..configuration import LongformerPlusConfig
-from ..global_attention import Policy, build_global_attention_mask
+from ..attention import AttentionPattern, segments_of
 from ..ops.host_reads import ValueChecks
 from .cache import LongformerPlusCache
+from .embeddings import LongformerPlusEmbeddings
 from .inputs import (
     ModelInputs,
     check_continuation,
@@ -30,120 +26,26 @@ from .inputs import (
     check_length,
     checked_inputs,
 )
-from .layers import (
-    LongformerPlusEmbeddings,
-    LongformerPlusEncoder,
-    LongformerPlusLayer,
-    LongformerPlusPooler,
-    LongformerPlusSelfAttention,
-)
+from .layers import LongformerPlusEncoder, LongformerPlusPooler
 from .outputs import LongformerPlusModelOutput
 from .padding import Padding
+from .pretrained import LongformerPlusPreTrainedModel
 
 logger = logging.get_logger(__name__)
 
 
-class LongformerPlusPreTrainedModel(PreTrainedModel):
-    """What all LongformerPlus models share: loading, initialisation, and the policy of global attention.
+class TokenMasks(NamedTuple):
+    """What the masks of a batch say of its tokens.
 
-    A `transformers.LongformerConfig` is converted where one is given, so that Longformer checkpoints load as they are.
+    Attributes:
+        valid: (B, N) bool, False on padding; None where every token is valid.
+        is_global: (B, N) bool, the valid tokens that attend globally; None where none does.
+        segments: (B, N) int64, the document of each token; None where each row is one document.
     """
 
-    config: LongformerPlusConfig
-    config_class = LongformerPlusConfig
-    base_model_prefix = "longformer"
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["LongformerPlusEmbeddings", "LongformerPlusLayer"]
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    # A buffer in checkpoints written before transformers 4.31.
-    _keys_to_ignore_on_load_unexpected = [r"embeddings\.position_ids$"]
-    _can_record_outputs = {
-        "hidden_states": LongformerPlusLayer,
-        "attentions": OutputRecorder(LongformerPlusSelfAttention, index=1),
-        "global_attentions": OutputRecorder(LongformerPlusSelfAttention, index=2),
-    }
-
-    # What global_attention="auto" means for the class.
-    auto_global_attention: Policy = "none"
-
-    def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
-        config = LongformerPlusConfig.from_longformer(config)
-        config.check_for_model()
-        super().__init__(config, *args, **kwargs)
-
-    def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
-        """The backend that is meant by `attn_implementation`: `default_backend()` by None. "auto" is this package's."""
-        wanted = default_backend() if requested_attention is None else requested_attention
-        return AUTO if wanted == AUTO else super().get_correct_attn_implementation(wanted, is_init_check)
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(bias := getattr(module, "bias", None), nn.Parameter):
-            init.zeros_(bias)
-
-    def get_position_embeddings(self) -> nn.Embedding:
-        """The position embeddings: row `pad_token_id` + 1 is the first token's."""
-        return self._embeddings().position_embeddings
-
-    def _embeddings(self) -> LongformerPlusEmbeddings:
-        return self.base_model.embeddings  # type: ignore[return-value]
-
-    def resize_position_embeddings(self, new_num_position_embeddings: int) -> None:
-        """Give the model another number of positions: copies of those it has (the paper's section 5), or fewer.
-
-        Args:
-            new_num_position_embeddings: rows of the table, `config.max_position_embeddings`; of these the first
-                `config.pad_token_id` + 1 are for no token.
-
-        Raises:
-            ValueError: there would be no row for tokens.
-        """
-        self._embeddings().resize_positions(new_num_position_embeddings)
-        self.config.max_position_embeddings = new_num_position_embeddings
-
-    @property
-    def is_gradient_checkpointing(self) -> bool:
-        """Whether layers compute their activations again in the backward pass.
-
-        PEFT asks by this name wherever it adapts a model. transformers' own property of that name warns its users, who
-        have not asked, to use another.
-        """
-        return any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
-
-    def choose_global_attention(
-        self,
-        input_ids: Tensor | None,
-        inputs_embeds: Tensor | None,
-        attention_mask: Tensor | None,
-        auto: Policy | None = None,
-        segments: Tensor | None = None,
-    ) -> Tensor | None:
-        """The global attention mask of a batch that comes without one, by `config.global_attention`.
-
-        Args:
-            input_ids: (B, N), or None.
-            inputs_embeds: (B, N, E), or None.
-            attention_mask: (B, N), or None.
-            auto: what "auto" means; by default what it means for this class.
-            segments: (B, N) where rows hold several documents; each of them gets its global tokens.
-
-        Returns:
-            (B, N) of 0 and 1, or None where no token attends globally.
-        """
-        policy: Policy = self.config.global_attention
-        if policy == "auto":
-            policy = self.auto_global_attention if auto is None else auto
-        batch = input_ids if input_ids is not None else inputs_embeds
-        if policy == "none" or batch is None:
-            return None
-        if attention_mask is None:
-            valid = torch.ones(batch.shape[:2], dtype=torch.bool, device=batch.device)
-        else:
-            valid = attention_mask > 0
-        places = None if segments is None else places_in(segments)
-        return build_global_attention_mask(policy, input_ids, valid, self.config.sep_token_id, places)
+    valid: Tensor | None
+    is_global: Tensor | None
+    segments: Tensor | None
 
 
 class LongformerPlusModel(LongformerPlusPreTrainedModel):
@@ -182,8 +84,6 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | int | list[int] | None = None,
         head_mask: Tensor | None = None,
-        auto_global_attention: Policy | None = None,
-        padding_states: bool = False,
         max_global_tokens: int | None = None,
         document_ids: Tensor | None = None,
         past_key_values: LongformerPlusCache | None = None,
@@ -202,18 +102,15 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
             output_attentions: return `attentions` and `global_attentions`, computed by the eager backend.
             output_hidden_states: return the hidden states: all, or those of these indices.
             head_mask: (H) or (L, H) factors of the heads' contributions.
-            auto_global_attention: what `config.global_attention="auto"` means; the task heads say it.
-            padding_states: give padding the states that it has where it is not taken out of the batch, in place of
-                zeros; the heads' losses read them.
             max_global_tokens: a number that no row has more global tokens than. Given it, compiled and exported graphs
                 have no size that depends on the mask.
             document_ids: (B, N) ints where rows hold several documents, one after another: tokens of different ids do
-                not see one another, and positions start again. Also as `seq_idx` or `cu_seq_lens_q`, as transformers'
-                flattening collator has them; its `position_ids` are then the same as none.
+                not see one another, and positions start again.
             past_key_values: of a causal model, what it keeps of the tokens before; the masks may include those. Only
                 tokens of the first forward can attend globally.
             use_cache: return `past_key_values`, new where none were given. Not with gradient checkpointing.
-            return_dict: False for a tuple.
+            kwargs: `return_dict`, False for a tuple; `seq_idx` (1, N) or `cu_seq_lens_q` (documents + 1) in place of
+                `document_ids`, as transformers' flattening collator has them, whose `position_ids` count from 0.
 
         Returns:
             LongformerPlusModelOutput: `last_hidden_state` (B, N, E); `pooler_output` (B, E), from the first valid
@@ -228,32 +125,29 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         cache = self._cache(past_key_values, use_cache)
+        head_masks = check_head_mask(self.config, head_mask)
         given = ModelInputs(
             input_ids, inputs_embeds, token_type_ids, position_ids, attention_mask, global_attention_mask, document_ids
         )
-        num_embeddings = self.config.vocab_size  # the layer itself may be an adapter's
         checks = ValueChecks()
+        # An adapter's layer does not say how many rows it has.
+        num_embeddings = getattr(self.embeddings.word_embeddings, "num_embeddings", self.config.vocab_size)
         inputs = checked_inputs(self.config, given, num_embeddings, cache, kwargs, checks)
-        head_masks = check_head_mask(self.config, head_mask)
         self._warn(inputs, output_attentions)
-        segments = None if inputs.document_ids is None else segments_of(inputs.document_ids)
-        valid, is_global = self._masks(inputs, segments, cache, auto_global_attention, max_global_tokens, checks)
-        position_ids = inputs.position_ids
-        if position_ids is None:
-            position_ids = self._positions(inputs, segments, cache, checks)
+
+        masks = self._masks(inputs, cache, max_global_tokens, checks)
+        inputs = self._with_positions(inputs, masks, cache, checks)
+        unpads = cache is None and self.config.unpad_inputs is not False and not output_attentions
         # The one time that the host waits for the device.
-        numbers = self._numbers(inputs, valid, is_global, cache, max_global_tokens, output_attentions, padding_states)
-        sizes = checks.read(numbers)
+        sizes = checks.read(self._sizes(inputs, masks, unpads, max_global_tokens))
         padding = None
-        if "num_valid" in sizes and valid is not None and not sizes.get("num_unlike"):
-            force = self.config.unpad_inputs is True
-            padding = Padding.find(valid, sizes["num_valid"], sizes["num_broken"], padding_states, force)
+        if masks.valid is not None and "num_valid" in sizes:
+            padding = Padding.find(masks.valid, *_padding_sizes(sizes), force=self.config.unpad_inputs is True)
         if cache is not None:
-            cache.advance(position_ids)
-        hidden_states = self._embed(inputs, position_ids, padding)
-        pattern = self._pattern(
-            hidden_states, valid, is_global, segments, padding, output_attentions, max_global_tokens, sizes
-        )
+            cache.advance(inputs.position_ids)  # type: ignore[arg-type]
+
+        hidden_states = self._embed(inputs, padding)
+        pattern = self._pattern(hidden_states, masks, padding, output_attentions, max_global_tokens, sizes)
         outputs: LongformerPlusModelOutput = self._encode(
             hidden_states,
             pattern,
@@ -265,13 +159,11 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
             return_dict=True,
         )
         if padding is not None:
-            _put_back(padding, outputs)
+            _restore_padding(padding, outputs)
         if self.pooler is not None:
-            outputs.pooler_output = self.pooler(
-                pooled_token(outputs.last_hidden_state, inputs.attention_mask, self.config.is_causal)
-            )
+            token = pooled_token(outputs.last_hidden_state, inputs.attention_mask, self.config.is_causal)
+            outputs.pooler_output = self.pooler(token)
         outputs.past_key_values = cache
-        # For a head that computes token by token; not one of the outputs.
         outputs.padding = padding
         return outputs
 
@@ -299,86 +191,82 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
     def _masks(
         self,
         inputs: ModelInputs,
-        segments: Tensor | None,
         cache: LongformerPlusCache | None,
-        auto_global_attention: Policy | None,
         max_global_tokens: int | None,
         checks: ValueChecks,
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Which tokens are valid and which are asked to attend globally: (B, N) bool each, or None for all and none.
+    ) -> TokenMasks:
+        """Which tokens are valid, which attend globally, and the documents.
 
         Args:
             inputs: as checked.
-            segments: (B, N) int64 of the documents, where rows hold several.
             cache: of the tokens before; only those of its first forward can attend globally.
-            auto_global_attention, max_global_tokens: as of the forward.
+            max_global_tokens: as of the forward.
             checks: where the checks of values are noted.
 
         Raises:
             ValueError: the rows do not go on from those of the cache.
         """
+        continues = cache is not None and cache.get_seq_length() > 0
+        segments = None if inputs.document_ids is None else segments_of(inputs.document_ids)
         global_attention_mask = inputs.global_attention_mask
-        if global_attention_mask is None and (cache is None or not cache.get_seq_length()):
+        if global_attention_mask is None and not continues:
             global_attention_mask = self.choose_global_attention(
-                inputs.input_ids, inputs.inputs_embeds, inputs.attention_mask, auto_global_attention, segments
+                inputs.input_ids, inputs.inputs_embeds, inputs.attention_mask, segments
             )
         valid, is_global = split_masks(inputs.attention_mask, global_attention_mask)
         check_global_tokens(is_global, max_global_tokens, checks)
         check_continuation(cache, inputs.tokens.shape[0], is_global, checks)
         if is_global is not None and valid is not None:
             is_global = is_global & valid
-        return valid, None if cache is not None and cache.get_seq_length() else is_global
+        return TokenMasks(valid, None if continues else is_global, segments)
 
-    def _numbers(
-        self,
-        inputs: ModelInputs,
-        valid: Tensor | None,
-        is_global: Tensor | None,
-        cache: LongformerPlusCache | None,
-        max_global_tokens: int | None,
-        output_attentions: bool,
-        padding_states: bool,
+    def _with_positions(
+        self, inputs: ModelInputs, masks: TokenMasks, cache: LongformerPlusCache | None, checks: ValueChecks
+    ) -> ModelInputs:
+        """The inputs with position ids (B, N) or (1, N), counted where none were given."""
+        if inputs.position_ids is not None:
+            return inputs
+        position_ids = self.embeddings.positions(inputs.input_ids, inputs.inputs_embeds, masks.segments)
+        num_tokens = position_ids.shape[1]
+        if cache is not None:
+            position_ids = cache.positions(position_ids, first=self.embeddings.padding_idx + 1)
+            num_tokens += cache.get_seq_length()
+        check_length(self.config, num_tokens, position_ids, checks)
+        return replace(inputs, position_ids=position_ids)
+
+    def _sizes(
+        self, inputs: ModelInputs, masks: TokenMasks, unpads: bool, max_global_tokens: int | None
     ) -> dict[str, Tensor]:
         """What a forward must know of its masks, by name, as tensors without dimensions; nothing in a traced graph.
 
         Args:
-            inputs: as checked.
-            valid, is_global: (B, N) bool, from `_masks`.
-            cache: of the tokens before.
-            max_global_tokens, output_attentions, padding_states: as of the forward.
+            inputs: with position ids.
+            masks: from `_masks`.
+            unpads: whether padding may be taken out.
+            max_global_tokens: as of the forward.
         """
-        numbers: dict[str, Tensor] = {}
+        sizes: dict[str, Tensor] = {}
         if torch.compiler.is_compiling() or not inputs.tokens.numel():
-            return numbers
-        if is_global is not None and max_global_tokens is None:
-            numbers["most_global"], numbers["num_global"] = is_global.sum(1).amax(), is_global.sum()
-        if valid is None or cache is not None or self.config.unpad_inputs is False or output_attentions:
-            return numbers
+            return sizes
+        if masks.is_global is not None and max_global_tokens is None:
+            sizes["most_global"], sizes["num_global"] = masks.is_global.sum(1).amax(), masks.is_global.sum()
         # A hook before a layer may treat the rows of a batch apart, as PEFT's do where each row has its own adapter.
-        if any(module._forward_pre_hooks for module in self.modules()):
-            return numbers
-        if padding_states:
-            # One sample can stand for all padding only where it is alike.
-            if inputs.input_ids is None or inputs.token_type_ids is not None or inputs.position_ids is not None:
-                return numbers
-            numbers["num_unlike"] = (~valid & (inputs.input_ids != self.config.pad_token_id)).sum()
-        if is_global is not None:
-            numbers["num_global"] = is_global.sum()
-        return numbers | Padding.measure(valid)
+        if masks.valid is None or not unpads or any(module._forward_pre_hooks for module in self.modules()):
+            return sizes
+        if masks.is_global is not None:
+            sizes["num_global"] = masks.is_global.sum()
+        return sizes | Padding.measure(masks.valid, (rows for rows in inputs.embedded if rows is not None))
 
-    def _embed(self, inputs: ModelInputs, position_ids: Tensor, padding: Padding | None) -> Tensor:
+    def _embed(self, inputs: ModelInputs, padding: Padding | None) -> Tensor:
         """(B, N) ids or (B, N, E) word embeddings -> (B, N, E), or (1, T, E) where the padding is taken out."""
-        rows = (inputs.input_ids, inputs.token_type_ids, position_ids, inputs.inputs_embeds)
-        if padding is not None:
-            rows = tuple(None if each is None else padding.remove(each) for each in rows)  # type: ignore[assignment]
-        return self.embeddings(*rows)
+        if padding is None:
+            return self.embeddings(*inputs.embedded)
+        return self.embeddings(*(None if rows is None else padding.remove(rows) for rows in inputs.embedded))
 
     def _pattern(
         self,
         hidden_states: Tensor,
-        valid: Tensor | None,
-        is_global: Tensor | None,
-        segments: Tensor | None,
+        masks: TokenMasks,
         padding: Padding | None,
         output_attentions: bool,
         max_global_tokens: int | None,
@@ -388,8 +276,7 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
 
         Args:
             hidden_states: (B, N, E), or (1, T, E) where the padding is taken out.
-            valid, is_global: (B, N) bool, from `_masks`.
-            segments: (B, N) int64 of the documents, where rows hold several.
+            masks: from `_masks`.
             padding: what is taken out, if anything.
             output_attentions, max_global_tokens: as of the forward.
             sizes: what was read from the device.
@@ -400,36 +287,20 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         keep_empty = traced or ((self.training or torch.is_grad_enabled()) and not output_attentions)
         options: Any = {"is_causal": self.config.is_causal, "dilations": self._dilations}
         if padding is not None:
-            return padding.pattern(is_global, keep_empty, segments, sizes.get("num_global"), **options)
+            return padding.pattern(masks.is_global, keep_empty, masks.segments, sizes.get("num_global"), **options)
         most = sizes.get("most_global") if max_global_tokens is None else max_global_tokens
-        is_packed = segments is not None and len(segments) == 1 and not traced and not output_attentions
+        # What is packed is measured on the device, which a promise is there to avoid.
+        measures = not traced and not output_attentions and max_global_tokens is None
         return AttentionPattern.build(
-            valid,
-            is_global,
+            masks.valid,
+            masks.is_global,
             hidden_states,
             keep_empty,
-            segments,
-            # What is packed is measured on the device, which a promise is there to avoid.
-            is_packed=is_packed and max_global_tokens is None,
+            masks.segments,
+            is_packed=masks.segments is not None and len(masks.segments) == 1 and measures,
             max_global_tokens=most,
             **options,
         )
-
-    def _positions(
-        self,
-        inputs: ModelInputs,
-        segments: Tensor | None,
-        cache: LongformerPlusCache | None,
-        checks: ValueChecks,
-    ) -> Tensor:
-        """(B, N) or (1, N) position ids of a batch that comes without them."""
-        position_ids = self.embeddings.positions(inputs.input_ids, inputs.inputs_embeds, segments)
-        num_tokens = position_ids.shape[1]
-        if cache is not None:
-            position_ids = cache.positions(position_ids, first=self.embeddings.padding_idx + 1)
-            num_tokens += cache.get_seq_length()
-        check_length(self.config, num_tokens, position_ids, checks)
-        return position_ids
 
     @capture_outputs
     def _encode(
@@ -460,9 +331,13 @@ def split_masks(
     return attention_mask > 0, is_global
 
 
-def _put_back(padding: Padding, outputs: LongformerPlusModelOutput) -> None:
+def _padding_sizes(sizes: dict[str, int]) -> tuple[int, int, int]:
+    return sizes["num_valid"], sizes["num_broken"], sizes["num_unlike"]
+
+
+def _restore_padding(padding: Padding, outputs: LongformerPlusModelOutput) -> None:
     """Give the states of an encoder that saw no padding, (1, T, E) each, their places in the batch: (B, N, E)."""
-    outputs.last_hidden_state = padding.restore(outputs.last_hidden_state, fill_with_sample=True)
+    outputs.last_hidden_state = padding.restore(outputs.last_hidden_state)
     if outputs.hidden_states is not None:
         # None for each that was not asked for.
         outputs.hidden_states = tuple(
@@ -478,6 +353,6 @@ def pooled_token(hidden_states: Tensor, attention_mask: Tensor | None, is_causal
     """
     if attention_mask is None:
         return hidden_states[:, -1 if is_causal else 0]
-    valid = (attention_mask > 0).long()
+    valid = (attention_mask.to(hidden_states.device) > 0).long()
     place = hidden_states.shape[1] - 1 - valid.flip(1).argmax(dim=1) if is_causal else valid.argmax(dim=1)
     return hidden_states.gather(1, place[:, None, None].expand(-1, 1, hidden_states.shape[-1]))[:, 0]

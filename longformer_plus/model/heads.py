@@ -1,7 +1,8 @@
 """The task heads: LongformerPlusFor...
 
-Each runs the encoder and puts a small network on its states. The arguments that all share are those of
-`LongformerPlusModel.forward`. Parameter names are those of transformers' Longformer heads.
+Each runs the encoder and puts a small network on its states. Named in every signature are the columns of a batch, which
+`Trainer` looks for; they mean what `LongformerPlusModel.forward` says, and all other arguments are handed on to it.
+Parameter names are those of transformers' Longformer heads.
 
 Shapes: B batch, N tokens, E hidden size, C classes or choices, V vocabulary.
 """
@@ -14,11 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
+from transformers.processing_utils import Unpack
 from transformers.utils import can_return_tuple
 
 from ..configuration import LongformerPlusConfig
 from ..ops import apply_linear
-from .encoder import LongformerPlusModel, LongformerPlusPreTrainedModel, pooled_token
+from .arguments import EncoderArguments
+from .encoder import LongformerPlusModel, pooled_token
 from .losses import IGNORED_LABEL, Count, sequence_loss, span_loss, token_loss
 from .outputs import (
     LongformerPlusMaskedLMOutput,
@@ -29,6 +32,7 @@ from .outputs import (
     LongformerPlusTokenClassifierOutput,
 )
 from .padding import Padding
+from .pretrained import LongformerPlusPreTrainedModel
 
 
 class LongformerPlusHead(LongformerPlusPreTrainedModel):
@@ -36,27 +40,13 @@ class LongformerPlusHead(LongformerPlusPreTrainedModel):
 
     longformer: LongformerPlusModel
 
-    def run_encoder(
-        self,
-        input_ids: Tensor | None,
-        attention_mask: Tensor | None,
-        global_attention_mask: Tensor | None,
-        inputs_embeds: Tensor | None,
-        **kwargs: Any,
-    ) -> LongformerPlusModelOutput:
-        """The encoder's outputs; without a global attention mask, this head's policy chooses the global tokens."""
-        return self.longformer(
-            input_ids,
-            attention_mask=attention_mask,
-            global_attention_mask=global_attention_mask,
-            inputs_embeds=inputs_embeds,
-            auto_global_attention=self.auto_global_attention,
-            return_dict=True,
-            **kwargs,
-        )
+    def add_encoder(self, add_pooling_layer: bool = False) -> None:
+        """Make the encoder, to which global_attention="auto" means what it means to this head."""
+        self.longformer = LongformerPlusModel(self.config, add_pooling_layer)
+        self.longformer.auto_global_attention = self.auto_global_attention
 
 
-def extras(outputs: LongformerPlusModelOutput) -> dict[str, Any]:
+def recorded(outputs: LongformerPlusModelOutput) -> dict[str, Any]:
     """What every head's output takes over from the encoder's."""
     return {name: outputs.get(name) for name in ("hidden_states", "attentions", "global_attentions")}
 
@@ -87,7 +77,7 @@ class LongformerPlusLanguageModel(LongformerPlusHead):
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
-        self.longformer = LongformerPlusModel(self.config, add_pooling_layer=False)
+        self.add_encoder()
         self.lm_head = LongformerPlusLMHead(self.config)
         self.post_init()
 
@@ -103,7 +93,7 @@ class LongformerPlusLanguageModel(LongformerPlusHead):
         """(B, N, E) -> (B, N, V), without work for what `padding` takes out."""
         if padding is None:
             return self.lm_head(hidden_states)
-        return padding.restore(self.lm_head(padding.remove(hidden_states)), fill_with_sample=True)
+        return padding.restore(self.lm_head(padding.remove(hidden_states)))
 
 
 class LongformerPlusForMaskedLM(LongformerPlusLanguageModel):
@@ -119,13 +109,10 @@ class LongformerPlusForMaskedLM(LongformerPlusLanguageModel):
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | int | list[int] | None = None,
-        head_mask: Tensor | None = None,
-        num_items_in_batch: Count = None,
         document_ids: Tensor | None = None,
         max_global_tokens: int | None = None,
-        **kwargs: Any,
+        num_items_in_batch: Count = None,
+        **kwargs: Unpack[EncoderArguments],
     ) -> LongformerPlusMaskedLMOutput:
         """
         Args:
@@ -135,20 +122,16 @@ class LongformerPlusForMaskedLM(LongformerPlusLanguageModel):
             LongformerPlusMaskedLMOutput: `logits` (B, N, V), and `loss` where labels are given. While a model with
             `config.sparse_prediction` is trained with labels, the logits are those of the labelled tokens alone.
         """
-        outputs = self.run_encoder(
+        outputs = self.longformer(
             input_ids,
             attention_mask,
             global_attention_mask,
+            token_type_ids,
+            position_ids,
             inputs_embeds,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            head_mask=head_mask,
             document_ids=document_ids,
             max_global_tokens=max_global_tokens,
-            padding_states=labels is not None,
-            **kwargs,
+            **{**kwargs, "return_dict": True},
         )
         states = outputs.last_hidden_state
         if labels is not None and self.training and self.config.sparse_prediction:
@@ -156,10 +139,9 @@ class LongformerPlusForMaskedLM(LongformerPlusLanguageModel):
             labels = labels.to(states.device)[is_labelled]
             logits = self.logits(states[is_labelled])
         else:
-            padding = getattr(outputs, "padding", None)
-            logits = self.logits(states, padding)
+            logits = self.logits(states, outputs.padding)
         loss = None if labels is None else token_loss(logits, labels, num_items_in_batch)
-        return LongformerPlusMaskedLMOutput(loss=loss, logits=logits, **extras(outputs))
+        return LongformerPlusMaskedLMOutput(loss=loss, logits=logits, **recorded(outputs))
 
 
 class LongformerPlusClassificationHead(nn.Module):
@@ -185,7 +167,7 @@ class LongformerPlusForSequenceClassification(LongformerPlusHead):
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
         self.num_labels: int = self.config.num_labels  # type: ignore[assignment]
-        self.longformer = LongformerPlusModel(self.config, add_pooling_layer=False)
+        self.add_encoder()
         self.classifier = LongformerPlusClassificationHead(self.config)
         self.post_init()
 
@@ -199,13 +181,10 @@ class LongformerPlusForSequenceClassification(LongformerPlusHead):
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | int | list[int] | None = None,
-        head_mask: Tensor | None = None,
-        num_items_in_batch: Count = None,
         document_ids: Tensor | None = None,
         max_global_tokens: int | None = None,
-        **kwargs: Any,
+        num_items_in_batch: Count = None,
+        **kwargs: Unpack[EncoderArguments],
     ) -> LongformerPlusSequenceClassifierOutput:
         """
         Args:
@@ -215,25 +194,22 @@ class LongformerPlusForSequenceClassification(LongformerPlusHead):
         Returns:
             LongformerPlusSequenceClassifierOutput: `logits` (B, C), and `loss` where labels are given.
         """
-        outputs = self.run_encoder(
+        outputs = self.longformer(
             input_ids,
             attention_mask,
             global_attention_mask,
+            token_type_ids,
+            position_ids,
             inputs_embeds,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            head_mask=head_mask,
             document_ids=document_ids,
             max_global_tokens=max_global_tokens,
-            **kwargs,
+            **{**kwargs, "return_dict": True},
         )
         logits = self.classifier(pooled_token(outputs.last_hidden_state, attention_mask, self.config.is_causal))
         loss = None
         if labels is not None:
             loss = sequence_loss(logits, labels, self.config.problem_type, num_items_in_batch)
-        return LongformerPlusSequenceClassifierOutput(loss=loss, logits=logits, **extras(outputs))
+        return LongformerPlusSequenceClassifierOutput(loss=loss, logits=logits, **recorded(outputs))
 
 
 class LongformerPlusForQuestionAnswering(LongformerPlusHead):
@@ -249,7 +225,7 @@ class LongformerPlusForQuestionAnswering(LongformerPlusHead):
                 "token, the start and the end of the answer. Set num_labels=2."
             )
         self.num_labels: int = self.config.num_labels
-        self.longformer = LongformerPlusModel(self.config, add_pooling_layer=False)
+        self.add_encoder()
         self.qa_outputs = nn.Linear(self.config.hidden_size, 2)
         self.post_init()
 
@@ -264,13 +240,10 @@ class LongformerPlusForQuestionAnswering(LongformerPlusHead):
         inputs_embeds: Tensor | None = None,
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | int | list[int] | None = None,
-        head_mask: Tensor | None = None,
-        num_items_in_batch: Count = None,
         document_ids: Tensor | None = None,
         max_global_tokens: int | None = None,
-        **kwargs: Any,
+        num_items_in_batch: Count = None,
+        **kwargs: Unpack[EncoderArguments],
     ) -> LongformerPlusQuestionAnsweringOutput:
         """
         Args:
@@ -280,20 +253,16 @@ class LongformerPlusForQuestionAnswering(LongformerPlusHead):
             LongformerPlusQuestionAnsweringOutput: `start_logits` and `end_logits` (B, N), and `loss` where both
             positions are given.
         """
-        outputs = self.run_encoder(
+        outputs = self.longformer(
             input_ids,
             attention_mask,
             global_attention_mask,
+            token_type_ids,
+            position_ids,
             inputs_embeds,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            head_mask=head_mask,
             document_ids=document_ids,
             max_global_tokens=max_global_tokens,
-            padding_states=start_positions is not None,
-            **kwargs,
+            **{**kwargs, "return_dict": True},
         )
         start_logits, end_logits = self.qa_outputs(outputs.last_hidden_state).unbind(-1)
         loss = None
@@ -303,7 +272,7 @@ class LongformerPlusForQuestionAnswering(LongformerPlusHead):
             loss=loss,
             start_logits=start_logits.contiguous(),
             end_logits=end_logits.contiguous(),
-            **extras(outputs),
+            **recorded(outputs),
         )
 
 
@@ -313,7 +282,7 @@ class LongformerPlusForTokenClassification(LongformerPlusHead):
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
         self.num_labels: int = self.config.num_labels  # type: ignore[assignment]
-        self.longformer = LongformerPlusModel(self.config, add_pooling_layer=False)
+        self.add_encoder()
         self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
         self.classifier = nn.Linear(self.config.hidden_size, self.num_labels)
         self.post_init()
@@ -328,13 +297,10 @@ class LongformerPlusForTokenClassification(LongformerPlusHead):
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | int | list[int] | None = None,
-        head_mask: Tensor | None = None,
-        num_items_in_batch: Count = None,
         document_ids: Tensor | None = None,
         max_global_tokens: int | None = None,
-        **kwargs: Any,
+        num_items_in_batch: Count = None,
+        **kwargs: Unpack[EncoderArguments],
     ) -> LongformerPlusTokenClassifierOutput:
         """
         Args:
@@ -343,24 +309,20 @@ class LongformerPlusForTokenClassification(LongformerPlusHead):
         Returns:
             LongformerPlusTokenClassifierOutput: `logits` (B, N, C), and `loss` where labels are given.
         """
-        outputs = self.run_encoder(
+        outputs = self.longformer(
             input_ids,
             attention_mask,
             global_attention_mask,
+            token_type_ids,
+            position_ids,
             inputs_embeds,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            head_mask=head_mask,
             document_ids=document_ids,
             max_global_tokens=max_global_tokens,
-            padding_states=labels is not None,
-            **kwargs,
+            **{**kwargs, "return_dict": True},
         )
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
         loss = None if labels is None else token_loss(logits, labels, num_items_in_batch)
-        return LongformerPlusTokenClassifierOutput(loss=loss, logits=logits, **extras(outputs))
+        return LongformerPlusTokenClassifierOutput(loss=loss, logits=logits, **recorded(outputs))
 
 
 class LongformerPlusForMultipleChoice(LongformerPlusHead):
@@ -370,7 +332,7 @@ class LongformerPlusForMultipleChoice(LongformerPlusHead):
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)
-        self.longformer = LongformerPlusModel(self.config)
+        self.add_encoder(add_pooling_layer=True)
         self.dropout = nn.Dropout(self.config.hidden_dropout_prob)
         self.classifier = nn.Linear(self.config.hidden_size, 1)
         self.post_init()
@@ -385,13 +347,10 @@ class LongformerPlusForMultipleChoice(LongformerPlusHead):
         labels: Tensor | None = None,
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | int | list[int] | None = None,
-        head_mask: Tensor | None = None,
-        num_items_in_batch: Count = None,
         document_ids: Tensor | None = None,
         max_global_tokens: int | None = None,
-        **kwargs: Any,
+        num_items_in_batch: Count = None,
+        **kwargs: Unpack[EncoderArguments],
     ) -> LongformerPlusMultipleChoiceOutput:
         """
         Args:
@@ -426,14 +385,7 @@ class LongformerPlusForMultipleChoice(LongformerPlusHead):
                 "document_ids": document_ids,
             }.items()
         }
-        outputs = self.run_encoder(
-            **flat,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            head_mask=head_mask,
-            max_global_tokens=max_global_tokens,
-            **kwargs,
-        )
+        outputs = self.longformer(**flat, max_global_tokens=max_global_tokens, **{**kwargs, "return_dict": True})
         logits = self.classifier(self.dropout(outputs.pooler_output)).view(-1, num_choices)
         loss = None if labels is None else token_loss(logits, labels, num_items_in_batch)
-        return LongformerPlusMultipleChoiceOutput(loss=loss, logits=logits, **extras(outputs))
+        return LongformerPlusMultipleChoiceOutput(loss=loss, logits=logits, **recorded(outputs))

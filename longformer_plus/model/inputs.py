@@ -44,6 +44,11 @@ class ModelInputs:
     document_ids: Tensor | None
 
     @property
+    def embedded(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+        """What the embeddings are made of: ids, types, positions, and word embeddings given in place of ids."""
+        return self.input_ids, self.token_type_ids, self.position_ids, self.inputs_embeds
+
+    @property
     def tokens(self) -> Tensor:
         """(B, N) ids or (B, N, E) embeddings, whichever were given."""
         return self.input_ids if self.inputs_embeds is None else self.inputs_embeds  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Embeddings and layers, token states in and out.
+"""The layers, token states in and out.
 
 Each `LongformerPlusLayer` is self-attention (local rows by backend, global rows) and a feed-forward.
 
@@ -7,9 +7,7 @@ Shapes: B batch, N tokens, H heads, D head size, E hidden size, G global tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from itertools import groupby
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,95 +18,13 @@ from ..attention import (
     ALL_ATTENTION_FUNCTIONS,
     AttentionPattern,
     attend_globally,
-    continued_local_rows,
+    attend_locally,
     eager_local_rows,
-    places_in,
 )
 from ..configuration import LongformerPlusConfig
 from ..ops import apply_linear, feed_forward
 from ..ops.pieces import is_bare, piece_size
 from .cache import LongformerPlusCache, RollingLayer
-
-
-def tile_positions(table: Tensor, num_reserved: int, num_rows: int) -> Tensor:
-    """A position table of another length: its rows for tokens copied over and over (the paper's section 5), or cut.
-
-    Args:
-        table: (positions, E).
-        num_reserved: how many of its first rows are for no token: up to and with the padding index.
-        num_rows: the number of rows wanted, those reserved among them.
-
-    Returns:
-        (num_rows, E).
-
-    Raises:
-        ValueError: either table has no rows for tokens.
-    """
-    num_copied = table.shape[0] - num_reserved
-    if num_copied < 1 or num_rows <= num_reserved:
-        raise ValueError(
-            f"A position table of {table.shape[0]} rows cannot be made one of {num_rows}: the first {num_reserved} are "
-            "for no token, and both need more than these."
-        )
-    places = torch.arange(num_rows - num_reserved, device=table.device) % num_copied
-    return torch.cat([table[:num_reserved], table[num_reserved:][places]])
-
-
-class LongformerPlusEmbeddings(nn.Module):
-    """Word, position and token type embeddings, summed and normalised. Parameter names and positions are RoBERTa's."""
-
-    def __init__(self, config: LongformerPlusConfig) -> None:
-        super().__init__()
-        self.padding_idx: int = config.pad_token_id  # type: ignore[assignment]
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=self.padding_idx)
-        self.position_embeddings = nn.Embedding(
-            config.max_position_embeddings, config.hidden_size, padding_idx=self.padding_idx
-        )
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def positions(
-        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, segments: Tensor | None = None
-    ) -> Tensor:
-        """(B, N) or (1, N) position ids: counted from the padding index + 1, padding itself at the padding index.
-
-        In each of the (B, N) `segments` they start again.
-        """
-        start = self.padding_idx + 1
-        if input_ids is None:
-            if segments is not None:
-                return places_in(segments) + start
-            return torch.arange(start, start + inputs_embeds.shape[1], device=inputs_embeds.device)[None]  # type: ignore[union-attr]
-        is_token = input_ids != self.padding_idx
-        count = is_token.long().cumsum(dim=1)
-        if segments is not None:
-            first = torch.arange(count.shape[1], device=count.device) - places_in(segments)
-            count = count - (count - is_token.long()).gather(1, first)
-        return count * is_token + self.padding_idx
-
-    def resize_positions(self, num_rows: int) -> None:
-        """Give the position table another number of rows, by `tile_positions`."""
-        old = self.position_embeddings
-        table = tile_positions(old.weight.detach(), self.padding_idx + 1, num_rows)
-        self.position_embeddings = nn.Embedding.from_pretrained(table, freeze=False, padding_idx=self.padding_idx)
-        self.position_embeddings.weight.requires_grad_(old.weight.requires_grad)
-
-    def forward(
-        self,
-        input_ids: Tensor | None,
-        token_type_ids: Tensor | None,
-        position_ids: Tensor,
-        inputs_embeds: Tensor | None,
-    ) -> Tensor:
-        """(B, N) ids, or (B, N, E) word embeddings -> (B, N, E)."""
-        embeddings = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
-        if token_type_ids is None:
-            token_types = self.token_type_embeddings(torch.zeros_like(position_ids[:, :1]))
-        else:
-            token_types = self.token_type_embeddings(token_type_ids)
-        embeddings = embeddings + self.position_embeddings(position_ids) + token_types
-        return self.dropout(self.LayerNorm(embeddings))
 
 
 class LongformerPlusSelfAttention(nn.Module):
@@ -151,72 +67,23 @@ class LongformerPlusSelfAttention(nn.Module):
             for project in (self.query, self.key, self.value)
         )  # (B, N, H, D) each
         backend = "eager" if output_attentions else self.config._attn_implementation
-        local_rows = partial(ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_local_rows), pattern=pattern)
+        local_rows = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_local_rows)
         if cache is not None:
-            continues = cache.num_tokens > 0
-            reached = cache.update(key, value, pattern)
-            if continues:
-                key, value, is_key = reached
-                local_rows = partial(
-                    continued_local_rows,
-                    is_key=is_key,
-                    num_global=cache.num_global,
-                    need_probabilities=output_attentions,
-                )
-        context, probabilities = self._by_dilation(local_rows, query, key, value, dropout)
-        context, global_probabilities = context.flatten(2), None
+            key, value, local_rows = cache.continue_with(key, value, pattern, local_rows, output_attentions)
+        context, probabilities = attend_locally(
+            local_rows, query, key, value, pattern, self.window, self.dilations, dropout
+        )
+        context, global_probabilities = context.flatten(2), None  # (B, N, E)
         if pattern.num_global:
-            global_context, global_probabilities = attend_globally(
-                hidden_states,
-                self.query_global,
-                self.key_global,
-                self.value_global,
-                pattern,
-                self.num_heads,
-                dropout,
-                output_attentions,
+            projections = (self.query_global, self.key_global, self.value_global)
+            global_rows, global_probabilities = attend_globally(
+                hidden_states, *projections, pattern, self.num_heads, dropout, need_probabilities=backend == "eager"
             )
-            context = pattern.put_global(context, global_context.flatten(2).to(context.dtype))
-        if not pattern.is_uniform:
-            context = context.masked_fill(~pattern.valid[:, :, None], 0.0)
+            context = pattern.put_global(context, global_rows)
+        context = pattern.clear_masked(context)
         if head_mask is not None:
             context = (context.unflatten(-1, (self.num_heads, -1)) * head_mask[:, None]).flatten(2).to(context.dtype)
-        if not output_attentions:
-            return context, None, None
-        if global_probabilities is not None:
-            global_probabilities = global_probabilities.transpose(2, 3)
-        return context, probabilities, global_probabilities
-
-    def _by_dilation(
-        self,
-        local_rows: Callable[..., tuple[Tensor, Tensor | None]],
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        dropout: float,
-    ) -> tuple[Tensor, Tensor | None]:
-        """(B, N, H, D) -> (B, N, H, D), (B, H, N, G + W + 1) or None: one call for the heads of each dilation."""
-        local_rows = partial(local_rows, window=self.window, dropout=dropout)
-        steps = sorted(set(self.dilations))
-        if len(steps) == 1:
-            return local_rows(query, key, value, dilation=steps[0])
-        # Slices alone: a list of indices would be copied to the device in every layer.
-        runs = [(step, len(list(heads))) for step, heads in groupby(self.dilations)]
-        parts = [rows.split([size for _, size in runs], dim=2) for rows in (query, key, value)]
-        contexts: dict[int, Tensor] = {}
-        probabilities: dict[int, Tensor] = {}
-        for wanted in steps:
-            places = [place for place, (step, _) in enumerate(runs) if step == wanted]
-            together = (torch.cat([part[place] for place in places], dim=2) for part in parts)
-            context, weights = local_rows(*together, dilation=wanted)
-            sizes = [runs[place][1] for place in places]
-            contexts.update(zip(places, context.split(sizes, dim=2), strict=True))
-            if weights is not None:
-                probabilities.update(zip(places, weights.split(sizes, dim=1), strict=True))
-        joined = torch.cat([contexts[place] for place in range(len(runs))], dim=2)
-        if not probabilities:
-            return joined, None
-        return joined, torch.cat([probabilities[place] for place in range(len(runs))], dim=1)
+        return (context, probabilities, global_probabilities) if output_attentions else (context, None, None)
 
 
 class LongformerPlusResidual(nn.Module):

@@ -18,10 +18,13 @@ The layout is that of transformers' Longformer, trimmed to N.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor
 from transformers import Cache
 from transformers import modeling_outputs as base
+
+from .padding import Padding
 
 
 @dataclass
@@ -31,6 +34,8 @@ class LongformerPlusModelOutput(base.BaseModelOutputWithPooling):
     last_hidden_state: Tensor = None  # type: ignore[assignment]
     global_attentions: tuple[Tensor, ...] | None = None
     past_key_values: Cache | None = None
+    # For a head that computes token by token and skips padding; none of the outputs.
+    padding = cast("Padding | None", None)
 
 
 @dataclass

@@ -1,10 +1,14 @@
-"""Taking padding out of a batch and putting it back.
+"""Taking padding out of a batch and putting it back, which changes no number of the result.
+
+All padding of a batch is taken out but one token, the sample, that stands for the rest: what the layers make of it is
+what they would make of every other one.
 
 Shapes: B batch, N tokens, T tokens left, E hidden size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,48 +28,67 @@ class Padding:
     Attributes:
         valid: (B, N) bool, False on padding.
         index: (T,) int64, the places among all B * N of the tokens left: the valid ones, then the sample.
-        has_sample: whether one token of padding is left, standing for all of them.
     """
 
     valid: Tensor
     index: Tensor
-    has_sample: bool
 
     @staticmethod
-    def measure(valid: Tensor) -> dict[str, Tensor]:
-        """What `find` asks of a (B, N) bool mask: `num_valid`, and `num_broken`, rows whose tokens are not adjacent."""
+    def measure(valid: Tensor, rows: Iterable[Tensor]) -> dict[str, Tensor]:
+        """What `find` asks of a batch, as tensors without dimensions that are still to be read.
+
+        Args:
+            valid: (B, N) bool, False on padding.
+            rows: (B, N, ...) or (1, N, ...) each, what the embeddings are made of.
+
+        Returns:
+            `num_valid`; `num_broken`, rows whose valid tokens are not adjacent; `num_unlike`, tokens of padding whose
+            embedding is not that of the sample.
+        """
         edges = (valid[:, 1:] != valid[:, :-1]).sum(1) + valid[:, 0] + valid[:, -1]
-        return {"num_valid": valid.sum(), "num_broken": (edges != 2).sum()}
+        sample = valid.flatten().long().argmin()[None]
+        is_unlike = torch.zeros_like(valid.flatten())
+        for each in rows:
+            flat = each.expand(*valid.shape, *each.shape[2:]).flatten(0, 1)
+            differs = flat != flat.index_select(0, sample)
+            is_unlike = is_unlike | (differs.flatten(1).any(1) if differs.dim() > 1 else differs)
+        num_unlike = (is_unlike & ~valid.flatten()).sum()
+        return {"num_valid": valid.sum(), "num_broken": (edges != 2).sum(), "num_unlike": num_unlike}
 
     @classmethod
     def find(
-        cls, valid: Tensor, num_valid: int, num_broken: int, keep_sample: bool, force: bool = False
+        cls, valid: Tensor, num_valid: int, num_broken: int, num_unlike: int, force: bool = False
     ) -> Padding | None:
         """The padding of a batch, if there is any to be taken out. Reads nothing from the device.
 
         Args:
             valid: (B, N) bool, False on padding.
-            num_valid, num_broken: from `measure`.
-            keep_sample: leave one token of padding.
+            num_valid, num_broken, num_unlike: from `measure`.
             force: also where there is so little of it that taking it out does not pay.
 
         Returns:
-            None where there is nothing to gain, where a row is all padding, or where the valid tokens of a row are not
-            side by side: those would get other neighbours.
+            None where there is nothing to gain, where a row is all padding, where the valid tokens of a row are not
+            side by side (they would get other neighbours), or where no sample can stand for all padding.
         """
         total = valid.numel()
-        if num_broken or num_valid == total or (not force and total - num_valid < _WORTHWHILE * total):
+        if num_broken or num_unlike or num_valid == total:
+            return None
+        if not force and total - num_valid < _WORTHWHILE * total:
             return None
         # The place of the first, second, ... valid token: nonzero() would be read from the device.
         numbers = torch.arange(1, num_valid + 1, device=valid.device)
         index = torch.searchsorted(valid.flatten().long().cumsum(0), numbers)
-        if keep_sample:
-            index = torch.cat([index, valid.flatten().long().argmin()[None]])
-        return cls(valid, index, keep_sample)
+        return cls(valid, torch.cat([index, valid.flatten().long().argmin()[None]]))
 
     def remove(self, rows: Tensor) -> Tensor:
-        """(B, N, ...) -> (1, T, ...); also from (1, N, ...), the same for every row of the batch."""
-        return rows.expand(*self.valid.shape, *rows.shape[2:]).flatten(0, 1)[self.index][None]
+        """(B, N, ...) -> (1, T, ...), on the device of the rows; also from (1, N, ...), the same for every row."""
+        return rows.expand(*self.valid.shape, *rows.shape[2:]).flatten(0, 1)[self.index.to(rows.device)][None]
+
+    def restore(self, states: Tensor) -> Tensor:
+        """(1, T, E) -> (B, N, E), where all padding is as the sample is, on the device of the states."""
+        index, valid = self.index.to(states.device), self.valid.to(states.device)
+        rows = states.new_zeros(valid.numel(), states.shape[-1]).index_copy(0, index[:-1], states[0, :-1])
+        return torch.where(valid[:, :, None], rows.unflatten(0, valid.shape), states[:, -1:])
 
     def pattern(
         self,
@@ -79,14 +102,14 @@ class Padding:
 
         Args:
             is_global: (B, N) bool, or None for none.
+            keep_empty, options: see `AttentionPattern.build`.
             segments: (B, N) int64, or None.
             num_global: how many tokens of the batch are global, if that is known.
-            keep_empty, options: see `AttentionPattern.build`.
         """
         if segments is None:
             segments = torch.arange(self.valid.shape[0], device=self.valid.device)[:, None].expand_as(self.valid)
         return AttentionPattern.build(
-            valid=self.remove(self.valid) if self.has_sample else None,
+            valid=self.remove(self.valid),
             is_global=None if is_global is None else self.remove(is_global),
             batch=self.index[None],
             keep_empty=keep_empty,
@@ -95,12 +118,3 @@ class Padding:
             max_global_tokens=num_global,
             **options,
         )
-
-    def restore(self, states: Tensor, fill_with_sample: bool = False) -> Tensor:
-        """(1, T, E) -> (B, N, E), where padding is zero, or the sample if there is one and it is asked for."""
-        places = self.index[:-1] if self.has_sample else self.index
-        batch = states.new_zeros(self.valid.numel(), states.shape[-1]).index_copy(0, places, states[0, : len(places)])
-        batch = batch.unflatten(0, self.valid.shape)
-        if fill_with_sample and self.has_sample:
-            batch = torch.where(self.valid[:, :, None], batch, states[:, -1:])
-        return batch

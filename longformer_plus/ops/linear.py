@@ -16,7 +16,8 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules import module as torch_module
+
+from .pieces import is_bare
 
 # Of smaller weights, calling oneDNN takes longer than multiplying.
 _FEWEST_WEIGHTS = 2**14
@@ -54,10 +55,7 @@ def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
     """
     return (
         type(module) is nn.Linear
-        and "forward" not in vars(module)
-        and not any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks))
-        and not module._backward_pre_hooks
-        and not torch_module._has_any_global_hook()
+        and is_bare(module)
         and all(type(p) is nn.Parameter and not p.is_meta for p in (module.weight, module.bias))
     )
 

@@ -16,7 +16,7 @@ LARGEST_BYTES = 12 * 2**20
 
 def is_bare(*modules: nn.Module) -> bool:
     """Whether nothing is put around any part of these modules: no hook, no `forward` of its own in the instance."""
-    return not torch_module._has_any_global_hook() and not any(
+    return not _has_global_hooks() and not any(
         part._forward_hooks
         or part._forward_pre_hooks
         or part._backward_hooks
@@ -25,6 +25,12 @@ def is_bare(*modules: nn.Module) -> bool:
         for module in modules
         for part in module.modules()
     )
+
+
+def _has_global_hooks() -> bool:
+    """Whether hooks are set around all modules. torch has no public way to ask: without its own, there may be some."""
+    ask = getattr(torch_module, "_has_any_global_hook", None)
+    return ask is None or ask()
 
 
 def piece_size(rows: Tensor, width: int, *modules: nn.Module) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def recompute(function: Callable[..., Tensor], *tensors: Tensor, draws: bool = False) -> Tensor:
@@ -22,7 +23,9 @@ def recompute(function: Callable[..., Tensor], *tensors: Tensor, draws: bool = F
     if torch.compiler.is_compiling() or not wants_gradient:
         # A compiler chooses by itself what to keep.
         return function(*tensors)
-    result: Tensor = _Recomputed.apply(function, _random_state(tensors[0].device) if draws else None, *tensors)
+    device = tensors[0].device
+    state = _RandomState(device) if draws and device.type != "meta" else None
+    result: Tensor = _Recomputed.apply(function, state, *tensors)
     return result
 
 
@@ -30,7 +33,7 @@ class _Recomputed(torch.autograd.Function):
     """Function, random state and tensors -> the function's result."""
 
     @staticmethod
-    def forward(function: Callable[..., Tensor], state: Tensor | None, *tensors: Tensor) -> Tensor:
+    def forward(function: Callable[..., Tensor], state: _RandomState | None, *tensors: Tensor) -> Tensor:
         return function(*tensors)
 
     @staticmethod
@@ -42,37 +45,51 @@ class _Recomputed(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         keeps_graph = torch.is_grad_enabled()
         needed = ctx.needs_input_grad[2:]
+        if keeps_graph and ctx.state is not None and grad.device.type != "cpu":
+            # The kernel with second derivatives would drop other weights than the one of the forward pass did.
+            raise RuntimeError(
+                'Second derivatives through dropout on an accelerator need attn_implementation="eager", or '
+                "attention_probs_dropout_prob=0."
+            )
         with torch.enable_grad():
             # Views, so that a tensor given twice has two gradients; for a second derivative they stay in the graph.
             inputs = [
                 tensor.view_as(tensor) if keeps_graph else tensor.detach().requires_grad_(wanted)
                 for tensor, wanted in zip(ctx.saved_tensors, needed, strict=True)
             ]
-            with _replayed(ctx.state, grad.device):
+            with ctx.state.replayed() if ctx.state else nullcontext(), _twice_differentiable(keeps_graph):
                 result = ctx.function(*inputs)
         wanted_inputs = [tensor for tensor, wanted in zip(inputs, needed, strict=True) if wanted]
         gradients = iter(torch.autograd.grad(result, wanted_inputs, grad, create_graph=keeps_graph))
         return None, None, *(next(gradients) if wanted else None for wanted in needed)
 
 
-def _random_state(device: torch.device) -> Tensor | None:
-    """The state of a device's random numbers; None where it has none."""
-    if device.type == "cpu":
-        return torch.get_rng_state()
-    module = torch.get_device_module(device) if device.type != "meta" else None
-    return None if module is None else module.get_rng_state(device)
-
-
 @contextmanager
-def _replayed(state: Tensor | None, device: torch.device) -> Iterator[None]:
-    """Draw the random numbers that follow a state, and go on from the present one afterwards."""
-    if state is None:
+def _twice_differentiable(wanted: bool) -> Iterator[None]:
+    """Where it is wanted, attention by products and a softmax: the gradients of its other kernels have none."""
+    with sdpa_kernel(SDPBackend.MATH) if wanted else nullcontext():
         yield
-        return
-    is_cpu = device.type == "cpu"
-    with torch.random.fork_rng([] if is_cpu else [device], device_type="cuda" if is_cpu else device.type):
-        if is_cpu:
-            torch.set_rng_state(state)
-        else:
-            torch.get_device_module(device).set_rng_state(state, device)
-        yield
+
+
+class _RandomState:
+    """Where the random numbers of a device stand. Not a tensor, which `torch.func` would wrap.
+
+    Args:
+        device: the one that draws them.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._module: Any = torch if device.type == "cpu" else torch.get_device_module(device)
+        self._state: Tensor = torch.get_rng_state() if device.type == "cpu" else self._module.get_rng_state(device)
+
+    @contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Draw the numbers that follow this state, and go on from the present one afterwards."""
+        arguments = () if self._device.type == "cpu" else (self._device,)
+        present = self._module.get_rng_state(*arguments)
+        self._module.set_rng_state(self._state, *arguments)
+        try:
+            yield
+        finally:
+            self._module.set_rng_state(present, *arguments)

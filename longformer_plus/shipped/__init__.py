@@ -23,7 +23,7 @@ from transformers import AutoTokenizer
 
 from ..configuration import LongformerPlusConfig
 from ..model import heads
-from ..model.encoder import LongformerPlusPreTrainedModel
+from ..model.pretrained import LongformerPlusPreTrainedModel
 from ..model.silence import silence
 
 if TYPE_CHECKING:

@@ -97,6 +97,26 @@ def test_one_row_without_padding() -> None:
     torch.testing.assert_close(embedded.last_hidden_state, expected, atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize("width", [24, 96])
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_documents_with_few_and_with_many_global_tokens(is_causal: bool, width: int) -> None:
+    """More of them than go together, in heads too narrow and wide enough for global rows that are not projected."""
+    model = make(hidden_size=width, is_causal=is_causal, max_position_embeddings=400).eval()
+    generator = torch.Generator().manual_seed(0)
+    alone = []
+    for length, num_global in ((300, 70), (5, 1), (1, 0), (17, 17), (40, 16), (2, 2)):
+        is_global = torch.zeros(1, length, dtype=torch.long)
+        is_global[0, torch.randperm(length, generator=generator)[:num_global]] = 1
+        ids = torch.randint(3, 60, (1, length), generator=generator)
+        alone.append({"input_ids": ids, "global_attention_mask": is_global})
+    batch = {name: torch.cat([document[name] for document in alone], dim=1) for name in alone[0]}
+    lengths = torch.tensor([document["input_ids"].shape[1] for document in alone])
+    numbers = torch.arange(len(lengths)).repeat_interleave(lengths)[None]
+    states = model(**batch, document_ids=numbers).last_hidden_state
+    expected = torch.cat([model(**document).last_hidden_state for document in alone], dim=1)
+    torch.testing.assert_close(states, expected, atol=3e-5, rtol=0)
+
+
 @pytest.mark.parametrize("policy", ["cls", "question", "separators"])
 def test_a_policy_chooses_in_each_document(policy: str) -> None:
     model = make(global_attention=policy).eval()

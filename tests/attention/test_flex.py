@@ -161,6 +161,15 @@ def test_every_kind_of_call_stays_inside_the_limit_of_recompilations(
     assert counters["stats"]["unique_graphs"] <= 2 * 8, counters["stats"]
 
 
+def test_a_batch_of_no_rows_stops_no_other(kernels: dict[Any, Any]) -> None:
+    query, key, value = rows()
+    none = [each[:0] for each in (query, key, value)]
+    context = flex.flex_local_rows(*none, pattern_of(none[0]), window=16)[0]
+    assert context.shape == none[0].shape
+    assert not [kernel.failure for kernel in kernels.values() if kernel.failure]
+    assert flex.reason_unsupported(query, needs_gradient=False) is None
+
+
 def test_the_block_mask_is_built_without_reading_from_the_device() -> None:
     batch = torch.empty(2, 700, device="meta")
     for is_causal, dilation in product((False, True), (1, 3)):

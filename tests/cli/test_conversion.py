@@ -10,7 +10,7 @@ import transformers
 
 import longformer_plus
 from longformer_plus import LongformerPlusForMaskedLM, LongformerPlusModel, cli
-from longformer_plus.benchmark.inspection import memory_at
+from longformer_plus.benchmark.memory import memory_at
 
 from ..cases import small_config
 from ..conversion.test_to_long import SHORT, short_model

@@ -6,21 +6,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from longformer_plus import LongformerPlusForSequenceClassification
+from longformer_plus import LongformerPlusConfig, LongformerPlusForSequenceClassification
 
 from ..cases import BACKENDS, small_config, spread
 
 IDS = torch.arange(80).view(2, 40) % 50 + 3
 BATCH = {
-    "input_ids": IDS,
+    "input_ids": torch.where(torch.arange(40) < torch.tensor([[40], [31]]), IDS, 1),
     "attention_mask": (torch.arange(40) < torch.tensor([[40], [31]])).long(),
     "labels": torch.tensor([0, 1]),
 }
 
 
-def make(backend: str, dropout: float) -> LongformerPlusForSequenceClassification:
+def make(backend: str, dropout: float, unpad: bool = True) -> LongformerPlusForSequenceClassification:
     torch.manual_seed(0)
-    config = small_config(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    config = LongformerPlusConfig.from_longformer(
+        small_config(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    )
+    config.unpad_inputs = unpad
     model = LongformerPlusForSequenceClassification._from_config(config, attn_implementation=backend)
     return spread(model).double().train()  # type: ignore[return-value]
 
@@ -34,10 +37,11 @@ def gradients(model: torch.nn.Module, num_global: int, create_graph: bool = Fals
 
 @pytest.mark.parametrize("num_global", [0, 1, 8])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("unpad", [True, False])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_gradient_has_a_gradient(backend: str, dropout: float, num_global: int) -> None:
+def test_the_gradient_has_a_gradient(backend: str, unpad: bool, dropout: float, num_global: int) -> None:
     """The Hessian times a direction is how the gradient changes along it; a backend without it names one with it."""
-    model = make(backend, dropout)
+    model = make(backend, dropout, unpad)
     parameters = list(model.parameters())
     generator = torch.Generator().manual_seed(0)
     direction = [torch.randn(each.shape, generator=generator, dtype=each.dtype) for each in parameters]

@@ -32,7 +32,7 @@ pytest.importorskip("accelerate")
 
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 
-CONFIGURATIONS = Path(__file__).parents[2] / "docs" / "accelerate"
+CONFIGURATIONS = Path(__file__).parents[2] / "docs" / "examples" / "accelerate"
 HEADS = ("MaskedLM", "SequenceClassification", "TokenClassification", "QuestionAnswering", "MultipleChoice")
 
 
@@ -168,7 +168,7 @@ def test_the_command_in_two_processes_trains_as_in_one(
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     source = write_rows(tmp_path / "data.jsonl", rows(task, 16))
     options: list[Any] = ["--task", task, "--train", source, "--eval", source, "--config", json.dumps(model_fields())]
-    options += ["--tokenizer", tmp_path / "tokenizer", "--max-length", "100", "--stride", "16", "--max-steps", "4"]
+    options += ["--tokenizer", tmp_path / "tokenizer", "--max-length", "100", "--overlap", "16", "--max-steps", "4"]
     options += ["--log-every", "1", "--learning-rate", "1e-3", "--max-eval-rows", "8"]
     launch = ["-m", "accelerate.commands.launch", "--config_file", CONFIGURATIONS / "ddp.yaml"]
     for where, start, batch in (("one", [], "4"), ("two", launch, "2")):
@@ -210,7 +210,8 @@ def spread_over_devices(model: torch.nn.Module) -> None:
 
     That device has no values, so that whatever reads one raises, and so does what mixes it with the first device.
     """
-    for name in ("longformer.encoder.layer.1", "lm_head"):
+    names = dict(model.named_children()).keys() - {"longformer"}
+    for name in ("longformer.encoder.layer.1", *(["longformer.pooler"] if model.longformer.pooler else []), *names):
         module = model.get_submodule(name)
         if name == "lm_head":  # its matrix is tied to the first device's
             module.decoder.weight = torch.nn.Parameter(module.decoder.weight.clone())
@@ -230,21 +231,37 @@ def test_layers_on_two_devices(backend: str, padding: str, num_global: int | Non
     if padding != "none":
         places = torch.arange(20) > 12 if padding == "right" else torch.arange(20) % 5 == 1
         batch["attention_mask"][1] = ~places
+        batch["input_ids"][1, places] = 1
     patterns: list[Any] = []
     for layer in model.longformer.encoder.layer:
-        layer.attention.self.register_forward_pre_hook(
-            lambda module, args, kwargs: patterns.extend([*args, *kwargs.values()]), with_kwargs=True
+        # Not a hook before it: with one, no padding is taken out.
+        layer.attention.self.register_forward_hook(
+            lambda module, args, kwargs, output: patterns.extend([*args, *kwargs.values()]), with_kwargs=True
         )
     with torch.set_grad_enabled(is_training):
         outputs = model(**{name: values for name, values in batch.items() if name != "labels"})
     assert outputs.logits.is_meta
     assert outputs.logits.shape == (4, 20, 60)
     first, second = (each for each in patterns if isinstance(each, AttentionPattern))
+    assert first.is_packed == (padding == "right")
     devices = [
         {value.device.type for value in vars(pattern).values() if isinstance(value, torch.Tensor)}
         for pattern in (first, second)
     ]
     assert devices == [{"cpu"}, {"meta"}]
+
+
+@pytest.mark.parametrize("padding", ["none", "right"])
+@pytest.mark.parametrize("head", [*HEADS, "CausalLM"])
+def test_losses_on_two_devices(head: str, padding: str) -> None:
+    """Labels and masks are on the first device, states and logits on the second."""
+    model = make_model(head)
+    batch = make_batch("MaskedLM" if head == "CausalLM" else head, None)
+    if padding == "right":
+        batch["attention_mask"][1, ..., 12:] = 0
+        batch["input_ids"][1, ..., 12:] = 1
+    spread_over_devices(model)
+    assert model(**batch).loss.is_meta
 
 
 def test_weights_in_memory_and_on_disk(tmp_path: Path) -> None:

@@ -92,13 +92,16 @@ def test_every_head(head: str, in_parts: bool, tmp_path: Path) -> None:
 
 
 def test_a_pooler_that_a_head_does_not_use(tmp_path: Path) -> None:
-    theirs = transformers.LongformerForTokenClassification(small_config(attention_window=8))
+    theirs = spread(transformers.LongformerForTokenClassification(small_config(attention_window=8))).eval()
     write(tmp_path / "tf", theirs, "ForTokenClassification")
     with h5py.File(tmp_path / "tf" / "tf_model.h5", "a") as file:
         for kind, shape in (("kernel", (24, 24)), ("bias", (24,))):
             path = f"longformer/{HEADS['ForTokenClassification']}/longformer/pooler/dense/{kind}:0"
             file.create_dataset(path, data=np.zeros(shape, np.float32))
-    convert_from_tensorflow(tmp_path / "tf")
+    ours = convert_from_tensorflow(tmp_path / "tf").eval()
+    assert ours.longformer.pooler is None
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    torch.testing.assert_close(ours(IDS).logits, theirs(IDS).logits, atol=1e-5, rtol=0)
 
 
 def damage(file: Any, kind: str, folder: Path) -> None:

@@ -54,11 +54,30 @@ def test_a_document_is_explored(analyzer: Analyzer) -> None:
     assert len(base64.b64decode(answer["links"]["weights"]["codes"])) == document["numTokens"]
 
 
-def test_every_question_has_an_answer(analyzer: Analyzer) -> None:
-    analyzer.analyse("a", TEXT)
-    for ask in ("links", "layer", "rollout", "gradient", "global", "page"):
-        for layer, head in ((-1, -1), (0, 1)):
-            json.dumps(analyzer.answer("a", {"ask": ask, "token": 5, "layer": layer, "head": head}))
+@pytest.mark.parametrize(("layer", "head"), [(-1, -1), (0, 1)])
+def test_each_question_has_its_own_answer(layer: int, head: int, analyzer: Analyzer) -> None:
+    view = analyzer.analyse("a", TEXT, "cls")
+
+    def ask(what: str) -> dict[str, Any]:
+        answer = analyzer.answer("a", {"ask": what, "token": 5, "layer": layer, "head": head})
+        json.dumps(answer, allow_nan=False)
+        return answer
+
+    weights = {}
+    for what in ("links", "rollout", "gradient", "layer"):
+        answer = ask(what)
+        assert answer["kind"] == ("layer" if what == "layer" else "links")
+        assert (answer["layer"], answer["head"]) == (layer, head)
+        weights[what] = answer["links"]["weights"]
+        assert weights[what]["largest"] > 0
+        assert len(base64.b64decode(weights[what]["codes"])) == view["document"]["numTokens"]
+    assert weights["layer"] == weights["links"]
+    assert len({weights[what]["codes"] for what in ("links", "rollout", "gradient")}) == 3
+    page = ask("page")
+    assert page["kind"] == "page"
+    assert "<html" in page["page"]
+    # Last: it makes another view.
+    assert ask("global")["document"]["globals"] == [0, 5]
 
 
 def test_pictures_are_as_fine_as_the_page_can_show(analyzer: Analyzer) -> None:

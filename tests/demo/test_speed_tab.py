@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("gradio")
 
-from longformer_plus.benchmark.inspection import why_not_forward
+from longformer_plus.benchmark.backends import reason_against_forward
 from longformer_plus.benchmark.measuring import Point
 from longformer_plus.benchmark.workloads import Workload
 from longformer_plus.demo import speed_tab
@@ -38,7 +38,7 @@ def test_flex_attention_is_left_out_where_it_cannot_run(monkeypatch: pytest.Monk
     monkeypatch.setattr(speed_tab, "_measure_one", lambda *_: point)
     assert "flex_attention" in speed_tab.contenders()
     for reason, measured in ((None, {"sdpa", "flex_attention"}), ("there is no C++ compiler", {"sdpa"})):
-        monkeypatch.setattr(speed_tab, "why_not_forward", lambda _, reason=reason: reason)
+        monkeypatch.setattr(speed_tab, "reason_against_forward", lambda _, reason=reason: reason)
         views = list(speed_tab.measure(["sdpa", "flex_attention"], 256, with_memory=False))
         assert "compiling" in views[0]["doing"]
         assert set(views[-1]["curves"]) == measured
@@ -48,8 +48,8 @@ def test_flex_attention_is_left_out_where_it_cannot_run(monkeypatch: pytest.Monk
 def test_a_backend_that_cannot_be_compiled_is_told_by_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     from longformer_plus.attention import flex
 
-    assert why_not_forward("sdpa") is None
-    assert "no_such" in str(why_not_forward("no_such"))
+    assert reason_against_forward("sdpa") is None
+    assert "no_such" in str(reason_against_forward("no_such"))
     from torch._dynamo.exc import TorchDynamoException
 
     def uncompilable(*rows: object) -> None:
@@ -57,7 +57,7 @@ def test_a_backend_that_cannot_be_compiled_is_told_by_its_reason(monkeypatch: py
 
     monkeypatch.setattr(flex, "_kernels", {})
     monkeypatch.setattr(torch, "compile", lambda function, **options: uncompilable)
-    assert why_not_forward("flex_attention") == "it does not compile here (no compiler)"
+    assert reason_against_forward("flex_attention") == "it does not compile here (no compiler)"
 
 
 def test_one_visitor_measures_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -336,6 +336,11 @@ def test_a_merged_model_is_a_plain_one(tmp_path: Path) -> None:
         assert_close(again(**BATCH).logits, want)
 
 
+@pytest.mark.filterwarnings("error:.*is_gradient_checkpointing.*:FutureWarning")
+def test_adapting_a_model_warns_of_no_name_that_its_user_has_not_written() -> None:
+    peft.get_peft_model(longformer_plus.LongformerPlusModel(small_config()), peft.LoraConfig())
+
+
 @pytest.mark.filterwarnings("ignore:.*deprecated.*:FutureWarning")
 @pytest.mark.parametrize("use_reentrant", [True, False])
 @pytest.mark.parametrize("method", ["LoraConfig", "IA3Config", "LoHaConfig"])

@@ -15,7 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import longformer_plus
 from longformer_plus import LongformerPlusForMaskedLM, LongformerPlusModel
+from longformer_plus.attention import AttentionPattern
+from longformer_plus.attention.documents import GlobalDocuments
+from longformer_plus.attention.sdpa import windowed_local_rows
 from longformer_plus.global_attention import build_global_attention_mask
+from longformer_plus.ops.host_reads import ValueChecks
 
 from ..cases import small_config, spread
 
@@ -80,6 +84,20 @@ def test_nothing_is_read_where_the_global_tokens_are_promised(head: str, padded:
         outputs.loss.backward()
 
 
+def test_checks_are_read_where_a_device_cannot_stop_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's assertion on the device is not public."""
+
+    def note() -> ValueChecks:
+        checks = ValueChecks()
+        checks.refuse(lambda: torch.zeros((), dtype=torch.bool, device="meta"), ValueError)
+        return checks
+
+    assert note().read({}) == {}
+    monkeypatch.delattr(torch, "_assert_async")
+    with pytest.raises(NotImplementedError):
+        note().read({})
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_few_reads_however_many_rows_layers_and_documents(packed: bool) -> None:
     def count(rows: int, layers: int) -> tuple[int, int]:
@@ -103,9 +121,6 @@ def test_few_reads_however_many_rows_layers_and_documents(packed: bool) -> None:
 
 
 def test_what_windows_keep_for_the_backward_pass() -> None:
-    from longformer_plus.attention import AttentionPattern
-    from longformer_plus.attention.sdpa import windowed_local_rows
-
     query, key, value = (torch.randn(2, 1024, 3, 16, requires_grad=True) for _ in range(3))
     pattern = AttentionPattern.build(None, None, query, keep_empty=True)
     kept: dict[int, int] = {}
@@ -139,6 +154,41 @@ def test_many_documents_cost_what_their_tokens_cost(is_causal: bool) -> None:
 
     assert operations(64, "sdpa windows") == operations(512, "sdpa windows")
     assert operations(512, "sdpa") <= 10 * operations(64, "sdpa")
+
+
+@pytest.mark.parametrize("length", [1, 5, 9, 20, 80, 130, 4_000])
+def test_global_rows_of_short_documents_read_few_keys_that_are_none(length: int) -> None:
+    tokens = 8_000
+    segments = torch.arange(-(-tokens // length)).repeat_interleave(length)[None, :tokens]
+    is_global = torch.arange(tokens)[None] % length == 0
+    pattern = AttentionPattern.build(None, is_global, segments, keep_empty=False, segments=segments, is_packed=True)
+    documents = GlobalDocuments.of(pattern)
+    assert documents.key_tokens.numel() <= 2 * tokens * max(8 / length, 1.25)
+    assert documents.allowed.numel() == documents.key_tokens.numel()
+    assert documents.allowed.sum() == tokens
+
+
+def test_one_document_with_many_global_tokens_costs_the_others_nothing() -> None:
+    lengths = torch.cat([torch.tensor([4_000]), torch.full((400,), 100)])
+    segments = torch.arange(401).repeat_interleave(lengths)[None]
+    places = torch.arange(segments.shape[1])[None] - (lengths.cumsum(0) - lengths)[segments]
+    is_global = (places < 1) | ((segments == 0) & (places < 400))
+    pattern = AttentionPattern.build(None, is_global, segments, keep_empty=False, segments=segments, is_packed=True)
+    documents = GlobalDocuments.of(pattern)
+    assert documents.most == 400
+    assert documents.allowed.sum() >= 400 * 4_000 + 400 * 100
+    # A score for each of 16 queries with each token of the short ones, filled up to whole blocks.
+    assert documents.allowed.numel() <= 400 * 4_000 + 16 * 400 * 100 * 2
+
+
+@pytest.mark.parametrize("policy", ["cls", "last", "question", "choice", "separators", [7, 9]])
+def test_a_policy_neither_reads_from_the_device_nor_copies_to_it(policy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("tensor", "as_tensor"):
+        monkeypatch.setattr(torch, name, lambda *_, **__: pytest.fail("something is copied from the host"))
+    ids = torch.ones(2, 40, dtype=torch.long, device="meta")
+    mask = build_global_attention_mask(policy, ids, ids > 0, 2)
+    assert mask is not None
+    assert mask.is_meta
 
 
 @pytest.mark.parametrize("policy", ["cls", "last", "question", "choice", "separators", [7]])

@@ -119,21 +119,26 @@ def test_torch_compile_in_one_piece(mode: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "num_global"),
+    ("mode", "num_global", "is_checkpointed"),
     [
-        ("aot_eager", 1),
-        pytest.param("aot_eager", 0, marks=pytest.mark.slow),
-        pytest.param("inductor", 1, marks=pytest.mark.slow),
-        pytest.param("inductor", 0, marks=pytest.mark.slow),
+        ("aot_eager", 1, False),
+        ("aot_eager", 1, True),
+        pytest.param("aot_eager", 0, False, marks=pytest.mark.slow),
+        pytest.param("aot_eager", 0, True, marks=pytest.mark.slow),
+        pytest.param("inductor", 1, False, marks=pytest.mark.slow),
+        pytest.param("inductor", 0, True, marks=pytest.mark.slow),
     ],
 )
 @torch._dynamo.config.patch(capture_scalar_outputs=True)
-def test_training_compiled_in_one_piece(mode: str, num_global: int) -> None:
+def test_training_compiled_in_one_piece(mode: str, num_global: int, is_checkpointed: bool) -> None:
     """Forward and backward, with the loss and the gradients of the model as it is."""
     torch.compiler.reset()
     torch.manual_seed(0)
-    config = small_config(attention_window=8, num_hidden_layers=1, unpad_inputs=False)
+    # Checkpointed layers share what no layer may change.
+    config = small_config(attention_window=8, num_hidden_layers=2 if is_checkpointed else 1, unpad_inputs=False)
     model = spread(longformer_plus.LongformerPlusForMaskedLM(config)).train()
+    if is_checkpointed:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     inputs = batch("ForMaskedLM", 2, 40, num_global)
     inputs["labels"] = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
     results = []

@@ -51,6 +51,15 @@ def test_bad_input_is_named(model: LongformerPlusModel, arguments: dict[str, Any
         model(**arguments)
 
 
+def test_ids_of_word_embeddings_that_were_replaced() -> None:
+    """By hand, which no configuration knows of."""
+    model = LongformerPlusModel(small_config())
+    model.set_input_embeddings(torch.nn.Embedding(80, 24))
+    assert model(IDS + 40).last_hidden_state.shape == (2, 15, 24)
+    with pytest.raises(ValueError, match=r"60 to 89.*80 rows"):
+        model(IDS + 57)
+
+
 @pytest.mark.parametrize("kind", ["input_ids", "inputs_embeds"])
 def test_a_document_longer_than_the_position_table(model: LongformerPlusModel, kind: str) -> None:
     """42 rows, of which 0 and 1 are not for tokens: 40 tokens fit, 41 do not."""

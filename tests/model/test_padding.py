@@ -1,4 +1,4 @@
-"""Batches run without their padding: equal on valid tokens, zero elsewhere, and nothing computed for padding."""
+"""Batches run without their padding: the same everywhere, and one token computed for all of it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PAD = 1
 
 
 def find_padding(valid: torch.Tensor, **options: Any) -> Padding | None:
-    sizes = {name: int(size) for name, size in Padding.measure(valid).items()}
+    sizes = {name: int(size) for name, size in Padding.measure(valid, []).items()}
     return Padding.find(valid, **sizes, **options)
 
 
@@ -79,20 +79,16 @@ def gradients(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> dict[s
 def test_a_batch_without_its_padding_gives_the_same(head: str, backend: str, num_global: int) -> None:
     """With 6 global tokens and heads of 8 features the global rows are projected; with one they are folded."""
     inputs = batch([40, 3, 17, 1], num_global)
-    valid = inputs["attention_mask"].bool()
     padded, unpadded = (make(head, unpad, backend).eval() for unpad in (False, True))
     with torch.no_grad():
         want, have = (model(**inputs, output_hidden_states=True) for model in (padded, unpadded))
     for name in ("last_hidden_state", "logits", "start_logits", "end_logits", "pooler_output"):
         if name not in want:
             continue
-        by_token = want[name].shape[:2] == valid.shape
-        one, other = (out[name][valid] if by_token else out[name] for out in (want, have))
-        torch.testing.assert_close(other, one, atol=2e-5, rtol=0)
+        torch.testing.assert_close(have[name], want[name], atol=2e-5, rtol=0)
     assert len(have.hidden_states) == len(want.hidden_states)
     for one, other in zip(want.hidden_states, have.hidden_states, strict=True):
-        torch.testing.assert_close(other[valid], one[valid], atol=2e-5, rtol=0)
-        assert not other[~valid].any()
+        torch.testing.assert_close(other, one, atol=2e-5, rtol=0)
 
     labels = labels_of(head, inputs)
     one, other = (gradients(model, {**inputs, **labels}) for model in (padded, unpadded))
@@ -123,7 +119,7 @@ def test_layers_and_the_vocabulary_see_valid_tokens_only() -> None:
     for name in ("longformer.encoder.layer.1.attention.self.key", "longformer.encoder.layer.1.output.dense", "lm_head"):
         model.get_submodule(name).register_forward_hook(lambda _, args, out, n=name: seen.update({n: args[0].shape}))
     logits = model(**inputs).logits
-    assert {shape[:2].numel() for shape in seen.values()} == {40 + 3 + 17 + 1}
+    assert {shape[:2].numel() for shape in seen.values()} == {40 + 3 + 17 + 1 + 1}
     assert logits.shape[:2] == (4, 40)
 
 
@@ -138,7 +134,7 @@ def test_padding_on_either_side(left: bool) -> None:
 
 def test_when_padding_is_taken_out() -> None:
     def find(rows: list[list[int]], **options: bool) -> bool:
-        return find_padding(torch.tensor(rows).bool(), **{"keep_sample": False, **options}) is not None
+        return find_padding(torch.tensor(rows).bool(), **options) is not None
 
     assert find([[1, 1, 1], [1, 0, 0]])
     assert find([[1, 1, 1], [0, 1, 0]])
@@ -159,12 +155,32 @@ def test_attentions_come_from_a_padded_run() -> None:
         torch.testing.assert_close(other, one)
 
 
-def test_padding_that_is_not_alike_is_kept_for_a_loss() -> None:
+@pytest.mark.parametrize("unlike", ["input_ids", "position_ids", "inputs_embeds"])
+def test_padding_that_is_not_alike_is_kept(unlike: str) -> None:
+    """One token of padding cannot stand for the others: a loss over all tokens would be another."""
     inputs = batch([40, 3])
-    inputs["input_ids"][1, -1] = 7
+    if unlike == "input_ids":
+        inputs["input_ids"][1, -1] = 7
+    elif unlike == "position_ids":
+        inputs["position_ids"] = torch.arange(2, 42)[None]
+    else:
+        inputs["inputs_embeds"] = torch.randn(2, 40, 24, generator=torch.Generator().manual_seed(0))
+        del inputs["input_ids"]
     want, have = (make("ForTokenClassification", unpad).eval() for unpad in (False, True))
-    labels = {"labels": torch.ones_like(inputs["input_ids"])}
-    torch.testing.assert_close(have(**inputs, **labels).loss, want(**inputs, **labels).loss)
+    labels = {"labels": torch.ones(2, 40, dtype=torch.long)}
+    one, other = (model(**inputs, **labels) for model in (want, have))
+    torch.testing.assert_close(other.loss, one.loss)
+    torch.testing.assert_close(other.logits, one.logits, atol=2e-5, rtol=0)
+
+
+def test_token_types_of_padding_are_alike() -> None:
+    inputs = batch([40, 3])
+    inputs["token_type_ids"] = 1 - inputs["attention_mask"]
+    want, have = (make("Model", unpad).eval() for unpad in (False, True))
+    seen = []
+    have.encoder.register_forward_hook(lambda _, args, out: seen.append(args[0].shape[:2]))
+    torch.testing.assert_close(have(**inputs)[0], want(**inputs)[0], atol=2e-5, rtol=0)
+    assert seen == [(1, 40 + 3 + 1)]
 
 
 def test_unpadding_under_gradient_checkpointing() -> None:
@@ -208,7 +224,7 @@ def test_documents_side_by_side_do_not_see_one_another(
     )
     layer = spread(LongformerPlusSelfAttention(config, 0), seed=seed).eval()
     hidden = torch.randn(*valid.shape, 24, generator=generator)
-    padding = find_padding(valid, keep_sample=False)
+    padding = find_padding(valid)
     assert padding is not None
     with torch.no_grad():
         pattern = padding.pattern(is_global, False, is_causal=is_causal, dilations=(dilation,))

@@ -19,12 +19,13 @@ from longformer_plus import (
     LongformerPlusModel,
 )
 
-from ..tools import transformers_suite
+from ..tools.transformers_suite import SUITE
 
-if not transformers_suite.is_available():
+if not SUITE.is_available():
     pytest.skip("run `python -m tests.tools.transformers_suite` to fetch the suite", allow_module_level=True)
 
-_common = transformers_suite.load("test_modeling_common")
+_common = SUITE.load("test_modeling_common")
+_configuration = SUITE.load("test_configuration_common")
 
 
 class LongformerPlusModelTester:
@@ -72,7 +73,7 @@ class LongformerPlusModelTester:
 
 
 @pytest.mark.filterwarnings("ignore")
-class LongformerPlusSuiteTest(_common.ModelTesterMixin, _common.GenerationTesterMixin, unittest.TestCase):
+class LongformerPlusSuiteTest(_common.ModelTesterMixin, unittest.TestCase):
     all_model_classes = (
         LongformerPlusModel,
         LongformerPlusForMaskedLM,
@@ -87,3 +88,12 @@ class LongformerPlusSuiteTest(_common.ModelTesterMixin, _common.GenerationTester
 
     def setUp(self) -> None:
         self.model_tester = LongformerPlusModelTester(self)
+
+    def test_config(self) -> None:
+        for hidden_size in (32, 37):  # of which neither is a multiple of the default's heads
+            tester = _configuration.ConfigTester(self, config_class=LongformerPlusConfig, hidden_size=hidden_size)
+            tester.run_common_tests()
+
+    @unittest.skip("the suite's tests of generation are not in the source distribution")
+    def test_generation_tester_mixin_inheritance(self) -> None:
+        pass

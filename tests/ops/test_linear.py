@@ -13,6 +13,9 @@ from torch import nn
 
 from longformer_plus.ops import apply_linear, linear
 
+# Without its cache, and before a test says that any processor will do.
+_asks_for_the_processor = linear._is_amd_with_avx512.__wrapped__
+
 
 @pytest.fixture(autouse=True)
 def on_any_processor() -> Any:
@@ -61,6 +64,19 @@ def test_onednn_is_called() -> None:
         apply_linear(layer, rows).sum().backward()
     # Nothing to pass on to the rows: once forward, once for the weight.
     assert multiply.call_count == 2
+
+
+def test_a_torch_without_the_private_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(linear.Path, "read_text", lambda path: "AuthenticAMD")
+    assert _asks_for_the_processor()
+    monkeypatch.setattr(torch.ops, "mkldnn", object())
+    assert not _asks_for_the_processor()
+
+
+def test_a_torch_that_does_not_say_whether_there_are_global_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.nn.modules.module, "_has_any_global_hook")
+    assert not linear.is_plain_linear(nn.Linear(256, 256))
 
 
 def test_error_is_that_of_float32() -> None:

@@ -184,7 +184,7 @@ def test_processes_that_ask_at_the_same_time_get_the_same(tmp_path: Path) -> Non
 
 def test_questions_are_made_of_text() -> None:
     pytest.importorskip("datasets")
-    recipe = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "fine_tuning" / "cloze_questions.py"))
+    recipe = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "examples" / "research" / "cloze_questions.py"))
     text = (Path(shipped.__file__).parent / "samples" / "lighthouses.txt").read_text()
     random = np.random.default_rng(0)
     answers = set()

@@ -1,4 +1,4 @@
-"""Takes the demo's screenshots that README shows: `python -m tests.tools.demo_screenshots MODEL docs/demo`."""
+"""Takes the demo's screenshots that README shows: `python -m tests.tools.demo_screenshots MODEL docs/results/demo`."""
 
 from __future__ import annotations
 

@@ -44,6 +44,8 @@ class Suite:
         """A module of the suite, by its name there, such as "test_modeling_common"."""
         package = f"{self.project}_suite"
         if package not in sys.modules:
+            # A module of transformers' imports it by its path.
+            (self.root / "__init__.py").touch()
             _add_module(package, self.root)
             for path, names in self.stand_ins.items():
                 full = f"{package}{path}" if path.startswith(".") else path

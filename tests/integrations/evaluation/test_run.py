@@ -16,10 +16,11 @@ from longformer_plus import (
     LongformerPlusForTokenClassification,
     cli,
 )
+from longformer_plus.integrations.checkpoints import load_checkpoint
 from longformer_plus.integrations.data.packing import train_tokenizer
-from longformer_plus.integrations.evaluation import run as evaluation
-from longformer_plus.integrations.evaluation.run import EvaluationPlan, evaluate_checkpoint
+from longformer_plus.integrations.evaluation import EvaluationPlan, evaluate_checkpoint
 from longformer_plus.integrations.metrics import baselines
+from longformer_plus.integrations.tasks import fill_mask
 
 TEXT = (
     "The harbour lay quiet before the storm. Boats were drawn up on the sand, and nets hung on the walls. "
@@ -64,8 +65,8 @@ def test_hidden_tokens_are_scored_as_the_model_scores_them(checkpoint, tmp_path:
     source = write_rows(tmp_path / "long.jsonl", [{"text": TEXT * 3}, {"text": "Short."}])
     scores = evaluate_checkpoint(EvaluationPlan("fill-mask", folder, [source], contexts=[34, 66]))
     assert list(scores) == ["long.jsonl, 34 tokens", "long.jsonl, 66 tokens"]
-    model, tokenizer = evaluation.load("fill-mask", folder)
-    stretches = list(evaluation._stretches([TEXT * 3], tokenizer, [34, 66]))
+    model, tokenizer = load_checkpoint("fill-mask", folder)
+    stretches = list(fill_mask._stretches([TEXT * 3], tokenizer, [34, 66]))
     assert [len(each) for each in stretches] == [64] * len(stretches)
     losses = []
     for ids in stretches:
@@ -78,7 +79,7 @@ def test_hidden_tokens_are_scored_as_the_model_scores_them(checkpoint, tmp_path:
 
 
 def test_a_last_piece_may_be_shorter() -> None:
-    rows = list(evaluation._rows(torch.arange(10), 4))
+    rows = list(fill_mask._rows(torch.arange(10), 4))
     assert [each.tolist() for each in rows] == [[[0, 1, 2, 3], [4, 5, 6, 7]], [[8, 9]]]
 
 
@@ -113,6 +114,17 @@ def test_classes_are_scored_beside_words(checkpoint, tmp_path: Path) -> None:
     scores = evaluate_checkpoint(EvaluationPlan("text-classification", folder, [source], train=[source]))
     assert scores["TF-IDF + logistic regression"]["accuracy"] == 1.0
     assert 0 <= scores["model"]["accuracy"] <= 1
+
+
+def test_several_classes_of_a_document_are_scored_beside_words(checkpoint, tmp_path: Path) -> None:
+    labelled = (("good", ["kind", "new"]), ("bad", ["new"]))
+    rows = [{"text": f"{word} {TEXT}", "label": labels} for word, labels in labelled] * 4
+    source = write_rows(tmp_path / "reviews.jsonl", rows)
+    problem = {"id2label": {0: "kind", 1: "new"}, "problem_type": "multi_label_classification"}
+    folder = checkpoint(LongformerPlusForSequenceClassification, **problem)
+    scores = evaluate_checkpoint(EvaluationPlan("text-classification", folder, [source], train=[source]))
+    assert scores["TF-IDF + logistic regression"]["exact_match"] == 1.0
+    assert 0 <= scores["model"]["exact_match"] <= 1
 
 
 def test_documents_are_read_in_stretches_of_the_length_asked_for(checkpoint, tmp_path: Path) -> None:

@@ -16,14 +16,14 @@ from transformers import pipeline
 import longformer_plus
 from longformer_plus import LongformerPlusTokenizer
 from longformer_plus.integrations.data.stretches import StretchReader
-from longformer_plus.integrations.long_documents.pipeline import register_pipeline
-from longformer_plus.integrations.long_documents.reading import (
+from longformer_plus.integrations.long_documents import (
     Answer,
     answer_question,
     answer_questions,
     classify_document,
     classify_documents,
     find_entities,
+    register_pipeline,
     tag_document,
     tag_documents,
 )
@@ -74,11 +74,11 @@ def test_each_token_belongs_to_one_stretch(tokenizer: LongformerPlusTokenizer, d
     question = data.draw(st.sampled_from([None, QUESTION]))
     asked = 2 if question is None else 4 + len(tokenizer(question, add_special_tokens=False)["input_ids"])
     max_length = data.draw(st.integers(asked + 1, 300))
-    stride = data.draw(st.integers(0, max_length - asked - 1))
+    overlap = data.draw(st.integers(0, max_length - asked - 1))
     document = DOCUMENT[: data.draw(st.integers(5, len(DOCUMENT)))]
     tokenizer.truncation_side = data.draw(st.sampled_from(["left", "right"]))
     try:
-        stretches = StretchReader(model, tokenizer, max_length, stride).cut(document, question)
+        stretches = StretchReader(model, tokenizer, max_length, overlap).cut(document, question)
     finally:
         tokenizer.truncation_side = "right"
     assert all(len(stretch.encoding.ids) <= max_length for stretch in stretches)
@@ -86,8 +86,8 @@ def test_each_token_belongs_to_one_stretch(tokenizer: LongformerPlusTokenizer, d
     assert own == tokenizer(document, add_special_tokens=False)["input_ids"]
     for stretch in stretches:
         before, behind = stretch.own.start, stretch.tokens.stop - stretch.tokens.start - stretch.own.stop
-        assert before in (0, (stride + 1) // 2)
-        assert behind in (0, stride // 2)
+        assert before in (0, (overlap + 1) // 2)
+        assert behind in (0, overlap // 2)
 
 
 def every_span(tokenizer: LongformerPlusTokenizer, document: str, longest: int) -> list[Answer]:
@@ -111,12 +111,12 @@ def every_span(tokenizer: LongformerPlusTokenizer, document: str, longest: int) 
 
 
 @settings(max_examples=15, deadline=None)
-@given(max_length=st.integers(45, 200), stride=st.integers(16, 25), batch_size=st.integers(1, 5))
+@given(max_length=st.integers(45, 200), overlap=st.integers(16, 25), batch_size=st.integers(1, 5))
 def test_answers_are_those_of_the_document_in_one_piece(
-    tokenizer: LongformerPlusTokenizer, max_length: int, stride: int, batch_size: int
+    tokenizer: LongformerPlusTokenizer, max_length: int, overlap: int, batch_size: int
 ) -> None:
     model = make(ByToken, tokenizer)
-    options = {"max_length": max_length, "stride": stride, "batch_size": batch_size}
+    options = {"max_length": max_length, "overlap": overlap, "batch_size": batch_size}
     have = answer_question(model, tokenizer, QUESTION, DOCUMENT, top_k=20, max_answer_tokens=8, **options)
     want = every_span(tokenizer, DOCUMENT, 8)
     assert [answer.score for answer in have] == pytest.approx([answer.score for answer in want[:20]], rel=1e-4)
@@ -130,7 +130,7 @@ def test_answers_are_those_of_the_document_in_one_piece(
 def test_scores_of_all_spans_sum_to_one(tokenizer: LongformerPlusTokenizer) -> None:
     model = make(longformer_plus.LongformerPlusForQuestionAnswering, tokenizer)
     document = DOCUMENT[:600]
-    options = {"max_length": 60, "stride": 12, "top_k": 100_000, "max_answer_tokens": 4}
+    options = {"max_length": 60, "overlap": 12, "top_k": 100_000, "max_answer_tokens": 4}
     answers = answer_question(model, tokenizer, QUESTION, document, **options)
     assert sum(answer.score for answer in answers) == pytest.approx(1, abs=1e-4)
     with_null = answer_question(model, tokenizer, QUESTION, document, null_answer=True, **options)
@@ -151,7 +151,7 @@ def test_the_null_answer_is_that_of_the_surest_stretch(tokenizer: LongformerPlus
             return LongformerPlusQuestionAnsweringOutput(start_logits=logits, end_logits=logits)
 
     model = make(Null, tokenizer)
-    options = {"max_length": 64, "stride": 16, "max_answer_tokens": 8, "null_answer": True}
+    options = {"max_length": 64, "overlap": 16, "max_answer_tokens": 8, "null_answer": True}
     without = DOCUMENT[:900]
     assert answer_question(model, tokenizer, QUESTION, without, **options)[0].text == ""
     best = answer_question(model, tokenizer, QUESTION, f"{without} <mask> {without}", **options)[0]
@@ -197,7 +197,7 @@ def test_classes_and_tags_of_longformers_of_transformers(
     theirs.save_pretrained(tmp_path)
     ours = getattr(longformer_plus, f"LongformerPlusFor{head}").from_pretrained(tmp_path)
     document = DOCUMENT[:800]
-    have, want = (judge(model, tokenizer, document, max_length=60, stride=10) for model in (theirs, ours))
+    have, want = (judge(model, tokenizer, document, max_length=60, overlap=10) for model in (theirs, ours))
     if head == "SequenceClassification":
         have, want = [have], [want]
     assert [each.label for each in have] == [each.label for each in want]
@@ -217,7 +217,7 @@ def test_classes_of_a_document(tokenizer: LongformerPlusTokenizer, problem: str)
     assert list(have.scores.values()) == pytest.approx(want.tolist(), abs=1e-5)
     assert have.scores[have.label] == have.score == max(have.scores.values())
 
-    reader = StretchReader(model, tokenizer, max_length=50, stride=11)
+    reader = StretchReader(model, tokenizer, max_length=50, overlap=11)
     stretches = reader.cut(DOCUMENT)
     assert len(stretches) > 5
     total, weights = torch.zeros(3), 0
@@ -227,7 +227,7 @@ def test_classes_of_a_document(tokenizer: LongformerPlusTokenizer, problem: str)
         values = {"regression": logits, "multi_label_classification": logits.sigmoid()}.get(problem, logits.softmax(0))
         total += values * (stretch.own.stop - stretch.own.start)
         weights += stretch.own.stop - stretch.own.start
-    long = classify_documents(model, tokenizer, [short, DOCUMENT], max_length=50, stride=11)[1]
+    long = classify_documents(model, tokenizer, [short, DOCUMENT], max_length=50, overlap=11)[1]
     assert list(long.scores.values()) == pytest.approx((total / weights).tolist(), abs=1e-5)
 
 
@@ -235,19 +235,19 @@ TAGS = {0: "O", 1: "B-PER", 2: "I-PER", 3: "B-LOC", 4: "I-LOC"}
 
 
 @settings(max_examples=15, deadline=None)
-@given(max_length=st.integers(20, 200), stride=st.integers(0, 12))
+@given(max_length=st.integers(20, 200), overlap=st.integers(0, 12))
 def test_every_word_is_tagged_once(
-    tokenizer: LongformerPlusTokenizer, word_tokenizer: LongformerPlusTokenizer, max_length: int, stride: int
+    tokenizer: LongformerPlusTokenizer, word_tokenizer: LongformerPlusTokenizer, max_length: int, overlap: int
 ) -> None:
     model = make(TagByToken, tokenizer, num_labels=5, id2label=TAGS)
-    tags = tag_document(model, word_tokenizer, WORDS, max_length=max_length, stride=stride)
+    tags = tag_document(model, word_tokenizer, WORDS, max_length=max_length, overlap=overlap)
     firsts = [word_tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0] for word in WORDS]
     assert [tag.label for tag in tags] == [TAGS[first % 5] for first in firsts]
     joined = " ".join(WORDS)
     assert [joined[tag.start : tag.end] for tag in tags] == WORDS
 
     cut, whole = (
-        tag_documents(model, tokenizer, [DOCUMENT], max_length=max_length, stride=stride),
+        tag_documents(model, tokenizer, [DOCUMENT], max_length=max_length, overlap=overlap),
         tag_document(model, tokenizer, DOCUMENT),
     )
     assert cut[0] == whole
@@ -259,7 +259,7 @@ def test_entities() -> None:
     labels = ["B-PER", "I-PER", "O", "B-PER", "B-PER", "O", "I-LOC", "O", "O", "LOC"]
     starts = [len(" ".join(words[:index])) + (index > 0) for index in range(len(words))]
     tags = [
-        longformer_plus.integrations.long_documents.reading.Tag(label, 0.5, start, start + len(word))
+        longformer_plus.integrations.long_documents.Tag(label, 0.5, start, start + len(word))
         for label, start, word in zip(labels, starts, words, strict=True)
     ]
     entities = find_entities(words, tags)
@@ -287,10 +287,10 @@ def test_progress_is_shown_when_asked(tokenizer: LongformerPlusTokenizer, capsys
         ({"document": " \n"}, "document is empty"),
         ({"question": " "}, "Question 0 is empty"),
         ({"question": "why " * 200}, "has room for 0 of .* Shorten the question"),
-        ({"stride": 95}, "stride=95 is not allowed: a stretch has room for [0-9]+ of"),
-        ({"stride": -1}, "stride=-1 is not allowed"),
-        ({"stride": 20}, "must share 60 tokens"),
-        ({"stride": 0}, "must share 60 tokens"),
+        ({"overlap": 95}, "overlap=95 is not allowed: a stretch has room for [0-9]+ of"),
+        ({"overlap": -1}, "overlap=-1 is not allowed"),
+        ({"overlap": 20}, "must share 60 tokens"),
+        ({"overlap": 0}, "must share 60 tokens"),
         ({"max_length": 5000}, "positions for 1 to 2998"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"top_k": 0}, "top_k=0"),

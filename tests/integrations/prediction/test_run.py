@@ -88,7 +88,7 @@ def test_classes_of_a_corpus(corpus: Path, task_checkpoints: dict[str, Path], tm
         ("c.png", 0),
     ]
     assert [error["error"][:22] for error in errors] == [
-        "'text' is empty.",
+        "'text' is empty",
         "not a JSON object: Inv",
         "it is a PNG picture, w",
     ]
@@ -228,7 +228,7 @@ def test_a_disk_that_is_full_at_any_moment(
     def full(descriptor: int) -> None:
         nonlocal calls
         calls += 1
-        if calls > 2:
+        if calls > 3:
             raise OSError(errno.ENOSPC, "No space left on device")
         real(descriptor)
 
@@ -278,9 +278,10 @@ def test_what_has_changed_is_named_and_refused(corpus: Path, task_checkpoints: d
         ({"normalize": True}, "pooling and normalize are for feature-extraction"),
         (
             {"columns": {"text": "nothing"}, "input": ["rows.csv"]},
-            "line 2: has no 'text'; it has 'body': use --columns",
+            "line 2: has no 'text'; it has 'body'",
         ),
         ({"input": ["empty.csv"]}, "has no documents"),
+        ({"input": ["."]}, r"out lies in \., which is read: name a folder outside of it"),
         ({"task": "question-answering"}, "has no 'question'"),
     ],
 )

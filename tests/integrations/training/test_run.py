@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,12 +22,10 @@ from longformer_plus import LongformerPlusConfig, LongformerPlusForMaskedLM, Lon
 
 pytest.importorskip("datasets")
 pytest.importorskip("evaluate")
-from longformer_plus.integrations.metrics import metrics
-from longformer_plus.integrations.tasks.registry import TASKS
+from longformer_plus.integrations.tasks import TASKS
+from longformer_plus.integrations.training import TrainingPlan, last_checkpoint, train
 from longformer_plus.integrations.training import run as training
 from longformer_plus.integrations.training.data import collator, prepare
-from longformer_plus.integrations.training.plan import TrainingPlan
-from longformer_plus.integrations.training.run import last_checkpoint, train
 
 from ...cases import spread
 from ...fine_tuning import model_fields, rows, write_rows
@@ -38,6 +37,7 @@ SCORES = {
     "token-classification": {"precision", "recall", "f1"},
     "question-answering": {"exact_match", "f1"},
     "multiple-choice": {"accuracy", "f1"},
+    "text-regression": {"mean_squared_error", "pearson", "spearman"},
 }
 
 
@@ -55,7 +55,7 @@ def plan_in(folder: Path, tokenizer_folder: str, task: str, output: str = "outpu
         "config": model_fields(),
         "tokenizer": tokenizer_folder,
         "max_length": 100,
-        "stride": 16,
+        "overlap": 16,
         "max_steps": 4,
         "batch_size": 2,
         "learning_rate": 1e-3,
@@ -139,7 +139,7 @@ def test_accumulated_gradient_is_that_of_the_large_batch(task: str, make_plan: A
     data = prepare(plan, tokenizer, 100)
     if TASKS[task].is_packed:
         data.train.num_rows = 12
-    config = LongformerPlusConfig(**{**model_fields(), "vocab_size": len(tokenizer)})
+    config = LongformerPlusConfig(**{**model_fields(), "vocab_size": len(tokenizer), **data.config})
     features = [{**data.train[index], "masking_seed": index} for index in range(12)]
 
     def gradients(batch: int, accumulation: int) -> dict[str, torch.Tensor]:
@@ -209,6 +209,18 @@ class Killer(training.Progress):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 3:
             raise KilledError
+
+
+def test_a_finished_run_is_trained_on_where_trainer_has_no_way_to_load_it(tmp_path: Path) -> None:
+    """The method is private: a Trainer without it makes one step more."""
+    state = training.TrainerState(global_step=3, max_steps=3)
+    state.save_to_json(str(tmp_path / "trainer_state.json"))
+    loaded: list[str] = []
+    trainer: Any = SimpleNamespace(is_world_process_zero=lambda: True, is_local_process_zero=lambda: True)
+    assert not training._restore_if_finished(trainer, tmp_path)
+    trainer._load_from_checkpoint = loaded.append
+    assert training._restore_if_finished(trainer, tmp_path)
+    assert loaded == [str(tmp_path)]
 
 
 @pytest.mark.parametrize("task", ["fill-mask", "text-classification"])
@@ -308,10 +320,10 @@ def test_metrics_take_whole_logits_too(task: str, make_plan: Any, tokenizer_fold
     plan = make_plan(task, batch_size=3)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     data = prepare(plan, tokenizer, 100)
-    config = LongformerPlusConfig(**{**model_fields(num_labels=2), "vocab_size": len(tokenizer)})
+    config = LongformerPlusConfig(**{**model_fields(num_labels=2), "vocab_size": len(tokenizer), **data.config})
     model = spread(TASKS[task].model(config))
     scores = []
-    for shrink in (None, metrics.shrink_logits(task)):
+    for shrink in (None, TASKS[task].shrink_logits):
         trainer = Trainer(
             model,
             TrainingArguments(
@@ -323,7 +335,7 @@ def test_metrics_take_whole_logits_too(task: str, make_plan: Any, tokenizer_fold
             ),
             data_collator=collator(plan, tokenizer, config),
             eval_dataset=data.evaluation,
-            compute_metrics=metrics.compute_metrics(task, data.evaluation, data.names),
+            compute_metrics=TASKS[task].compute_metrics(data.evaluation, data.names),
             preprocess_logits_for_metrics=shrink,
         )
         torch.manual_seed(0)  # which tokens masked-LM hides
@@ -393,7 +405,7 @@ def test_adapters_are_trained_on(task: str, make_plan: Any) -> None:
         ({"tokenizer": None}, "A new model needs a tokenizer"),
         ({"lora": 8}, "LoRA adapts trained weights"),
         ({"lora_targets": ["query"]}, "lora_targets are for LoRA"),
-        ({"join_by": "title"}, "join_by is for question answering"),
+        ({"join_by": "title"}, "join_by is for question-answering, not for text-classification"),
         ({"precision": "float8"}, "precision='float8' is not allowed"),
         ({"batch_size": 0}, "batch_size=0 is not allowed"),
         ({"save_every": 0}, "save_every=0 is not allowed"),
@@ -460,7 +472,7 @@ def test_killed_at_any_step_and_resumed(task: str, tokenizer_folder: str, tmp_pa
     source = write_rows(tmp_path / "data.jsonl", rows(task, 20))
     config = model_fields(hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
     options = ["--train", source, "--config", json.dumps(config), "--tokenizer", tokenizer_folder]
-    options += ["--max-length", "100", "--stride", "16", "--max-steps", "40", "--batch", "3", "--save-every", "3"]
+    options += ["--max-length", "100", "--overlap", "16", "--max-steps", "40", "--batch", "3", "--save-every", "3"]
     command = [sys.executable, "-m", "longformer_plus.cli", "train", "--task", task, *options, "--log-every", "1"]
     alone, killed = tmp_path / "alone", tmp_path / "killed"
     subprocess.run([*command, "--output", alone], check=True, capture_output=True)
