@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run demo space test test-slow lint format gpu clean
+.PHONY: run demo space docs test test-slow lint format gpu clean
 
 run: .venv/installed ## a long document through the checkpoint of the package, DOCUMENT=a text file or ours
 	$(BIN)/longformer-plus quickstart $(DOCUMENT)
@@ -15,6 +15,9 @@ space: .venv/installed ## the demo as a Space and a container, into build/space;
 	mkdir -p build
 	cp -r docs/examples/space build/space
 	$(BIN)/python -m pip install --quiet --no-deps --target build/space .
+
+docs: .venv/installed ## the documentation site, into build/site; every warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 test: .venv/installed .cache/suite ## the tests
 	$(BIN)/python -m pytest -n 2

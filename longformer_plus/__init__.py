@@ -44,7 +44,7 @@ register()
 
 
 def __getattr__(name: str) -> ModuleType:
-    """`longformer_plus.conversion`, imported when it is first asked for: few programs need it."""
+    """Import `longformer_plus.conversion` at its first use: few programs need it."""
     if name == "conversion":
         return import_module(".conversion", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,8 +1,8 @@
-"""The layers that PEFT puts adapters on where nobody names them: entries in PEFT's own tables.
+"""The layers that PEFT adapts by default, as entries in PEFT's own tables.
 
-PEFT matches names exactly: targets of "query" and "value" miss `query_global` and `value_global`, without which nothing
-that the global tokens see is adapted. PEFT itself is not imported here. It reads its tables when a model is adapted, so
-entries made right after its import are there in time.
+PEFT matches names exactly: the targets "query" and "value" miss `query_global` and `value_global`, so that the
+projections of the global rows would not be adapted. PEFT is not imported here. It reads its tables when it adapts a
+model, so the entries are made right after its import.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ _TABLE = re.compile("TRANSFORMERS_MODELS_TO_(.+)_MODULES_MAPPING")
 
 _QUERY_AND_VALUE = ["query", "value", "query_global", "value_global"]
 _LINEAR = [*_QUERY_AND_VALUE, "key", "key_global", "intermediate.dense", "output.dense"]
-# What each method adapts in BERT and RoBERTa, and its global counterpart; all others adapt query and value.
+# The layers that each method adapts in BERT and RoBERTa, with their global counterparts. Other methods adapt query and
+# value.
 _TARGETS = {
     "ADALORA_TARGET": _LINEAR,
     "BEFT_TARGET": ["value", "value_global"],
@@ -34,9 +35,9 @@ _model_types: set[str] = set()
 
 
 def add_adapter_targets(model_type: str) -> None:
-    """Give a model type default target modules for each of PEFT's methods: now, or as soon as PEFT is imported.
+    """Add default target modules of a model type for each of PEFT's methods: now, or as soon as PEFT is imported.
 
-    Entries that PEFT has of its own for this type stay.
+    PEFT's own entries for this type stay.
     """
     _model_types.add(model_type)
     if _MODULE in sys.modules:
@@ -46,7 +47,7 @@ def add_adapter_targets(model_type: str) -> None:
 
 
 def remove_adapter_targets(model_type: str) -> None:
-    """Take back what `add_adapter_targets` did for a model type."""
+    """Undo `add_adapter_targets` for a model type."""
     _model_types.discard(model_type)
     if _MODULE in sys.modules:
         for method, table in _tables(sys.modules[_MODULE]).items():
@@ -55,14 +56,14 @@ def remove_adapter_targets(model_type: str) -> None:
 
 
 def default_targets(method: str, model_type: str) -> dict[str, list[str]]:
-    """What to tell PEFT of a method's target modules where it cannot find them in its tables.
+    """The arguments of a PEFT configuration that name the target modules, if PEFT's tables do not.
 
     Args:
         method: the method's name, of `peft.PeftType`.
-        model_type: one that was given to `add_adapter_targets`.
+        model_type: a type passed to `add_adapter_targets`.
 
     Returns:
-        `target_modules`, and for IA3 `feedforward_modules`; nothing where the type is in PEFT's tables.
+        `target_modules`, and for IA3 `feedforward_modules`; empty if the type is in PEFT's tables.
     """
     if _MODULE in sys.modules and any(model_type in table for table in _tables(sys.modules[_MODULE]).values()):
         return {}
@@ -80,17 +81,16 @@ def _fill_tables(module: ModuleType) -> None:
 
 
 def _tables(module: ModuleType) -> dict[str, dict[str, list[str]]]:
-    """By method; some start as copies of one another, but each is a table of its own.
+    """PEFT's tables of target modules by method.
 
-    They are no part of what PEFT documents. Without them, whoever adapts a model names its layers: see
-    `default_targets`.
+    The tables are not public. Where PEFT has none, the target modules must be named: see `default_targets`.
     """
     matches = ((_TABLE.fullmatch(name), table) for name, table in vars(module).items())
     return {match[1]: table for match, table in matches if match and isinstance(table, dict)}
 
 
 class _TableFinder(MetaPathFinder):
-    """Finds PEFT's tables as Python does anyway, and has them filled once they are loaded."""
+    """Finds PEFT's module of tables as Python does, and fills the tables once the module is loaded."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

@@ -42,11 +42,11 @@ class LongformerPlusConfig(PreTrainedConfig):
         is_causal: whether a token attends only to itself and earlier tokens.
         global_attention: which tokens attend globally when the caller gives no `global_attention_mask`: "auto" (what
             the head needs), "cls", "question", "choice", "separators", "none", or a list of token ids.
-        unpad_inputs: whether padding is taken out of a batch before the layers and put back, as zeros, after them:
-            None where that pays, True wherever it can be done, False never.
-        sparse_prediction: whether masked language modelling computes, while it is trained with labels, the logits of
-            labelled tokens only: (labelled tokens, V). Saves most of the vocabulary's work; named as in ModernBERT.
-        onnx_export: read from Longformer's configurations and kept, without effect: every path here exports.
+        unpad_inputs: whether padding is taken out of a batch before the layers and put back after them:
+            None where it saves time, True wherever it is possible, False never.
+        sparse_prediction: whether a masked language model in training computes the logits of the labelled tokens only,
+            (labelled tokens, V). This saves most of the LM head's work. The name is ModernBERT's.
+        onnx_export: a field of Longformer's configurations, kept without effect: every model here can be exported.
 
     Raises:
         ValueError: a field has a value that the model cannot have. The message names the field, the value given and
@@ -83,7 +83,7 @@ class LongformerPlusConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         if is_own(kwargs.get("auto_map")):
-            # For who has not imported the package, which has been done here.
+            # The entry is for programs that have not imported this package.
             del kwargs["auto_map"]
         super().__post_init__(**kwargs)
         self.check()
@@ -127,14 +127,14 @@ class LongformerPlusConfig(PreTrainedConfig):
         return converted
 
     def to_json_file(self, json_file_path: str | os.PathLike[str], use_diff: bool = True) -> None:
-        """Write as transformers' configurations do; a checkpoint's with what `trust_remote_code=True` reads.
+        """Write the configuration; for a checkpoint's config.json, also write what `trust_remote_code=True` needs.
 
-        That is an `auto_map` in the file and, beside it, the module that this names. Models save their configuration
+        That is an `auto_map` in the file, and the module that it names beside the file. Models save their configuration
         by this method, before they upload anything.
 
         Args:
-            json_file_path: the file; that of a checkpoint is called config.json.
-            use_diff: leave out what is as in transformers' base class.
+            json_file_path: the file; in a checkpoint it is called config.json.
+            use_diff: leave out fields that have the default of transformers' base class.
         """
         path = Path(json_file_path)
         if path.name != CONFIG_NAME or self.model_type != LongformerPlusConfig.model_type:
@@ -146,7 +146,7 @@ class LongformerPlusConfig(PreTrainedConfig):
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
-        """Nothing is done: saving must not copy the files of an installed package into the checkpoint."""
+        """Do nothing: saving must not copy the files of an installed package into the checkpoint."""
 
     @property
     def windows(self) -> list[int]:
@@ -200,9 +200,9 @@ class LongformerPlusConfig(PreTrainedConfig):
             )
 
     def check_for_model(self) -> None:
-        """Raise a ValueError where no model can be built: for what `check` refuses, and sizes that do not fit together.
+        """Raise a ValueError if no model can be built: a field is wrong by `check`, or sizes do not fit together.
 
-        Those are no fault of a configuration, whose fields may be set one after the other.
+        `check` itself does not compare sizes, so that they can be set one after the other.
         """
         self.check()
         if self.hidden_size % self.num_attention_heads:

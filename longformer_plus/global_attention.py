@@ -44,8 +44,8 @@ def build_global_attention_mask(
 
     Args:
         policy: "cls" (the first valid token), "last" (the last one), "question" (the valid tokens before the first
-            separator), "choice" (the valid tokens after the first separator and its twin, where one follows it
-            directly, up to the end), "separators", "none", or a list of token ids. "auto" is the caller's to resolve.
+            separator), "choice" (the valid tokens after the first separator, or after the first two if they are
+            adjacent), "separators", "none", or a list of token ids. The caller must resolve "auto".
         input_ids: (B, N) token ids, or None when only embeddings are known; then "cls" stands in for the policy.
         valid: (B, N) bool, False on padding.
         sep_token_id: the id that separates the parts of an input.
@@ -53,9 +53,8 @@ def build_global_attention_mask(
             after another; the policy is applied to each. None where each row is one document.
 
     Returns:
-        (B, N) int64 of 0 and 1, or None for "none". In a document where the policy finds nothing the first valid token
-        is global; on a CPU, where looking costs nothing, one warning says so. A document without valid tokens has no
-        global token.
+        (B, N) int64 of 0 and 1, or None for "none". If the policy finds no token in a document, its first valid token
+        is global; on a CPU this is checked and warned about once. A document without valid tokens has no global token.
 
     Raises:
         ValueError: the policy is unknown or still "auto", or needs a separator and `sep_token_id` is None.
@@ -92,11 +91,11 @@ def build_global_attention_mask(
 
 
 class _Documents:
-    """The documents of a batch: the rows themselves, or what `places` says.
+    """The documents of a batch: its rows, or those that `places` describes.
 
     Args:
         rows: (B, N) any tensor of the batch, for its shape and device.
-        places: as of `build_global_attention_mask`.
+        places: as in `build_global_attention_mask`.
     """
 
     def __init__(self, rows: Tensor, places: Tensor | None) -> None:

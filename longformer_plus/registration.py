@@ -1,4 +1,4 @@
-"""The Auto classes: LongformerPlus always, and on request the Longformer checkpoints too."""
+"""Registration with the Auto classes: of LongformerPlus always, for Longformer checkpoints on request."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .model.heads import (
 )
 from .tokenization import LongformerPlusTokenizer
 
-# By Auto class: the stem of what transformers calls its tables of classes and of their names, and the class.
+# For each Auto class: the stem of the names of transformers' tables (such as MODEL_MAPPING), and our class.
 _MODELS = {
     "AutoModel": ("MODEL", LongformerPlusModel),
     "AutoModelForPreTraining": ("MODEL_FOR_PRETRAINING", LongformerPlusForMaskedLM),
@@ -50,37 +50,37 @@ def register() -> None:
 def register_for_longformer() -> None:
     """Make `AutoModel*.from_pretrained` give LongformerPlus classes for Longformer checkpoints, for all heads at once.
 
-    PEFT then has default target modules for Longformers of transformers' own, too. `unregister_for_longformer` undoes
-    it. Classes named outright (`transformers.LongformerModel`) are not touched.
+    PEFT then also has default target modules for transformers' own Longformer models. `unregister_for_longformer`
+    undoes both. Direct use of `transformers.LongformerModel` is not affected.
     """
     for stem, model in _MODELS.values():
-        # `AutoModel.register` refuses the configuration of another class than the model's; its table takes it.
+        # `AutoModel.register` accepts only the model's own configuration class; its table accepts any.
         getattr(transformers, f"{stem}_MAPPING").register(LongformerConfig, model, exist_ok=True)
     add_adapter_targets(LongformerConfig.model_type)
 
 
 def unregister_for_longformer() -> None:
-    """Give the Auto classes transformers' own Longformer classes for Longformer checkpoints back."""
+    """Make the Auto classes use transformers' own classes for Longformer checkpoints again."""
     for stem, model in _MODELS.values():
-        _take_back(getattr(transformers, f"{stem}_MAPPING"), model)
+        _unregister(getattr(transformers, f"{stem}_MAPPING"), model)
     remove_adapter_targets(LongformerConfig.model_type)
 
 
 def _add_name(stem: str, model: type[PreTrainedModel]) -> None:
-    """Let pipelines know a model: they look its class's name up, and say "not supported" of one that is not there.
+    """Add a class to the table of names by which pipelines recognize supported models.
 
-    They say so and go on, which is what happens where a version of transformers has no such table.
+    Without an entry, or in a version of transformers without the table, pipelines run but log "not supported".
     """
     names = getattr(modeling_auto, f"{stem}_MAPPING_NAMES", None)
     if isinstance(names, dict):
         names[LongformerPlusConfig.model_type] = model.__name__
 
 
-def _take_back(table: Any, model: type[PreTrainedModel]) -> None:
-    """Undo what was registered for Longformer, which transformers has no method for.
+def _unregister(table: Any, model: type[PreTrainedModel]) -> None:
+    """Undo a registration for Longformer; transformers has no method for this.
 
-    Where it does not keep that apart from its own entries, its own class is registered in turn. For a head that it has
-    no class for, ours stays then.
+    If transformers does not keep registered entries apart from its own, its own class is registered again. A head that
+    transformers does not have stays registered then.
     """
     registered = getattr(table, "_extra_content", None)
     if isinstance(registered, dict):

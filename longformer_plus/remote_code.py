@@ -1,6 +1,6 @@
-"""What a checkpoint needs so that `from_pretrained(..., trust_remote_code=True)` finds this package.
+"""The files of a checkpoint by which `from_pretrained(..., trust_remote_code=True)` finds this package.
 
-transformers runs flat files of a checkpoint's folder only, so the one written there imports what is installed.
+transformers runs only single files from a checkpoint's folder, so the file there imports the installed package.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ except ImportError as error:
 
 
 def auto_map() -> dict[str, str]:
-    """What a model's configuration file says of its classes: names in the file that `write_module` writes."""
+    """The `auto_map` of a model's configuration: for each Auto class, a class in the file of `write_module`."""
     return {name: f"{MODULE}.{target}" for name, target in _AUTO_CLASSES.items()}
 
 
 def is_own(auto_map: Any) -> bool:
-    """Whether an `auto_map` names classes of this package alone; from the hub each comes with its repository."""
+    """Whether an `auto_map` names classes of this package only; on the hub, names start with "REPOSITORY--"."""
     return isinstance(auto_map, Mapping) and all(
         isinstance(target, str) and target.rpartition("--")[2].startswith(f"{MODULE}.") for target in auto_map.values()
     )
@@ -58,24 +58,24 @@ def write_module(folder: str | os.PathLike[str]) -> None:
 
 
 def describe_tokenizer(folder: str | os.PathLike[str]) -> None:
-    """Name the class of a saved tokenizer in its configuration, and write the file that has it.
+    """Name the class of a saved LongformerPlusTokenizer in its configuration, and write the file that imports it.
 
     Args:
-        folder: what a tokenizer has been saved to; left as it is where that is no LongformerPlusTokenizer.
+        folder: the folder of a saved tokenizer; nothing is changed for a tokenizer of another class.
     """
     path = Path(folder) / "tokenizer_config.json"
     fields = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if fields.get("tokenizer_class") != _TOKENIZER:
         return
     write_module(folder)
-    # The pair is of a class in Python, which there is none of, and of one on the `tokenizers` library.
+    # The slow tokenizer, which does not exist, and the fast one.
     classes = {"AutoTokenizer": [None, f"{MODULE}.{_TOKENIZER}"]}
     if fields.get("auto_map") != classes:
         write_fields(path, {**fields, "auto_map": classes})
 
 
 def write_fields(path: Path, fields: Mapping[str, Any]) -> None:
-    """Write a configuration file as transformers writes it; who reads it meanwhile finds the old one or the new one."""
+    """Write a configuration file in transformers' format, atomically: a reader sees the old or the new file."""
     text = json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -1,4 +1,4 @@
-"""LongformerPlusTokenizer: byte-level BPE as RoBERTa's, which can also say which tokens attend globally."""
+"""LongformerPlusTokenizer: RoBERTa's byte-level BPE, which can also make the global attention mask."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class LongformerPlusTokenizer(TokenizersBackend):
         merges: the BPE merges, or the path of a merges.txt.
         add_prefix_space: treat the first word like one that follows a space. Needed for pre-split words.
         trim_offsets: leave the leading space out of a token's offsets.
-        close_documents: put the separator after a text. Without it a text can be continued: it is what a prompt of
-            `generate` needs.
+        close_documents: put a separator at the end of a text. Leave it out for prompts of `generate`, which continues
+            the text.
     """
 
     vocab_files_names = {"vocab_file": "vocab.json", "merges_file": "merges.txt", "tokenizer_file": "tokenizer.json"}
@@ -60,7 +60,7 @@ class LongformerPlusTokenizer(TokenizersBackend):
         if vocab is None:
             special = (cls_token, pad_token, sep_token, unk_token, mask_token)
             vocab = {str(token): index for index, token in enumerate(special)}
-        # The library reads paths as well as tables; its type hints know only one of the two.
+        # BPE accepts paths and tables; its type hints name only one of them.
         self._tokenizer = Tokenizer(BPE(vocab=vocab, merges=merges or []))  # type: ignore[arg-type]
         self._tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
         self._tokenizer.decoder = decoders.ByteLevel()
@@ -99,20 +99,20 @@ class LongformerPlusTokenizer(TokenizersBackend):
         return encoding
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> tuple[str, ...]:
-        """Save as transformers' tokenizers do, and beside it what `trust_remote_code=True` reads."""
+        """Save the tokenizer, and the files that `trust_remote_code=True` needs."""
         saved = super().save_pretrained(save_directory, *args, **kwargs)
-        # Done already where `_save_pretrained` was called.
+        # `_save_pretrained` has done this already, if transformers called it.
         describe_tokenizer(save_directory)
         return saved
 
     def _save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> tuple[str, ...]:
-        # transformers calls it when all but the tokenizer itself is written, and before anything is uploaded.
+        # transformers calls this method after writing the configuration, and before it uploads anything.
         describe_tokenizer(save_directory)
         return super()._save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoTokenizer") -> None:
-        """Nothing is done: saving must not copy the files of an installed package into the checkpoint."""
+        """Do nothing: saving must not copy the files of an installed package into the checkpoint."""
 
     def global_attention_mask(self, encoding: BatchEncoding | dict[str, Any], policy: Policy) -> Any:
         """The global attention mask of an encoding, of the type and shape of its `input_ids` (tensor, array or lists).

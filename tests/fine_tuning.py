@@ -54,7 +54,7 @@ def write_rows(path: Path, lines: Iterable[dict[str, Any]]) -> str:
 
 def small_tokenizer(folder: Path) -> LongformerPlusTokenizer:
     """A tokenizer of 300 entries, trained on the words above; words are of one or several tokens."""
-    from longformer_plus.integrations.data.packing import train_tokenizer
+    from longformer_plus.integrations.data.tokenizer import train_tokenizer
 
     source = write_rows(folder / "text.jsonl", rows("fill-mask"))
     return train_tokenizer([source], 300, max_length=500, num_characters=20_000)

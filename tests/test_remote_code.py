@@ -1,4 +1,4 @@
-"""What is saved can be loaded with trust_remote_code=True, by who has not imported the package."""
+"""Saved checkpoints load with trust_remote_code=True in a process that has not imported the package."""
 
 from __future__ import annotations
 

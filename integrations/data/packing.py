@@ -1,4 +1,4 @@
-"""Pretraining from text: rows packed full of documents, drawn from sources by weight; first weights; a tokenizer.
+"""Pretraining from text: rows packed full of documents, drawn from sources by weight.
 
 Text stays on disk, memory-mapped, and is tokenized when a row is asked for. A row depends on nothing but the seed and
 its number: so a run resumes at any row at once, in any number of processes, and sees what it would have seen.
@@ -10,33 +10,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset as StoredRows
 from datasets import Features, Value
 from datasets.exceptions import DatasetGenerationError
-from tokenizers import ByteLevelBPETokenizer
-from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
-
-from longformer_plus import LongformerPlusPreTrainedModel, LongformerPlusTokenizer
 
 from .checks import check_text
 from .files import state_of
 from .sources import iterate_records
 
-SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-
 # More characters than a token stands for in almost any text: what is read to fill the rest of a row.
 _CHARACTERS_PER_TOKEN = 6
-# Of the neighbour that a head attends to at first: most of the weight among some hundred tokens.
-_LOGIT = 11.2
 
 
 class TextSource:
@@ -167,94 +157,6 @@ class PackedDocuments(Dataset):
             documents += [documents[-1] + 1 if documents else 0] * len(piece)
             ids += piece
         return {"input_ids": ids, "document_ids": documents, "masking_seed": int(random.integers(2**62))}
-
-
-@torch.no_grad()
-def attend_to_neighbours(model: LongformerPlusPreTrainedModel) -> None:
-    """Start a model that has not learned to fill masks with heads that look at the tokens beside each token.
-
-    A masked model sees nothing at the place of a mask, and one with random weights takes millions of tokens to find
-    that positions matter, during which it learns how frequent tokens are and nothing else. Here positions start as
-    waves in as many features as a head has, and the queries and keys of the first layer read these alone: its heads
-    attend to the tokens at -1, 1, -2, 2 and so on. All of it is trained on. Global projections stay as they are.
-
-    Weights that start like trained ones: Trockman and Kolter, "Mimetic Initialization of Self-Attention Layers", 2023;
-    waves as positions: Vaswani et al., "Attention Is All You Need", 2017.
-    """
-    body: Any = model.base_model
-    config, embeddings, attention = model.config, body.embeddings, body.encoder.layer[0].attention.self
-    size = config.hidden_size // config.num_attention_heads
-    # Spaced unevenly, so that no two distances look alike.
-    frequencies = math.pi * ((torch.arange(size // 2) + 0.5) / (size // 2)) ** 1.5
-    # Twice as strong as the words in these features.
-    amplitude = 2 * 2**0.5 * float(embeddings.word_embeddings.weight.std())
-    table = embeddings.position_embeddings.weight
-    angles = torch.arange(config.max_tokens)[:, None] * frequencies
-    table.zero_()
-    waves = table[-config.max_tokens :, : 2 * (size // 2)]
-    waves[:, ::2], waves[:, 1::2] = amplitude * angles.cos(), amplitude * angles.sin()
-
-    # After the layer norm of the embeddings; then the logit of the wanted distance is _LOGIT, of others near 0.
-    squared_amplitude = 8 / (1 + 4 * size / config.hidden_size)
-    scale = (_LOGIT * size**0.5 / (size // 2 * squared_amplitude)) ** 0.5
-    for head in range(config.num_attention_heads):
-        distance = (head // 2 + 1) * (-1) ** (head + 1)
-        rows = slice(head * size, (head + 1) * size)
-        for projection, steps in ((attention.query, distance), (attention.key, 0)):
-            projection.weight[rows] = 0
-            projection.bias[rows] = 0
-            turned = torch.block_diag(*(_rotation(float(angle)) for angle in frequencies * steps))
-            projection.weight[rows, : len(turned)][: len(turned)] = scale * turned
-
-
-def _rotation(angle: float) -> Tensor:
-    cosine, sine = math.cos(angle), math.sin(angle)
-    return torch.tensor([[cosine, -sine], [sine, cosine]])
-
-
-def train_tokenizer(
-    sources: Sequence[str],
-    vocab_size: int,
-    max_length: int = 4096,
-    weights: Sequence[float] | None = None,
-    columns: Mapping[str, str] | None = None,
-    num_characters: int = 20_000_000,
-    seed: int = 0,
-) -> LongformerPlusTokenizer:
-    """A byte-level BPE tokenizer, trained on stretches of texts.
-
-    Args:
-        sources: see `sources.read_records`.
-        vocab_size: entries, special tokens and the 256 bytes included.
-        max_length: the longest input that the tokenizer will cut to when it is asked to.
-        weights: as in `PackedDocuments`.
-        num_characters: how much text is looked at.
-
-    Raises:
-        ValueError: the vocabulary has no room for the bytes.
-    """
-    smallest = 256 + len(SPECIAL_TOKENS)
-    if vocab_size < smallest:
-        raise ValueError(f"vocab_size={vocab_size} is not allowed: bytes and special tokens take {smallest} entries.")
-    texts = [TextSource(source, columns) for source in sources]
-    trainer = ByteLevelBPETokenizer()
-    trainer.train_from_iterator(
-        _sample(texts, weights, num_characters, seed), vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS)
-    )
-    learned = json.loads(trainer.to_str())["model"]
-    merges = [tuple(pair) for pair in learned["merges"]]
-    return LongformerPlusTokenizer(learned["vocab"], merges, model_max_length=max_length)  # type: ignore[arg-type]
-
-
-def _sample(
-    sources: Sequence[TextSource], weights: Sequence[float] | None, num_characters: int, seed: int
-) -> Iterator[str]:
-    random = np.random.default_rng(seed)
-    shares = np.array([source.num_characters for source in sources] if weights is None else weights, dtype=np.float64)
-    while num_characters > 0:
-        text = sources[int(random.choice(len(sources), p=shares / shares.sum()))].draw(20_000, random)
-        num_characters -= max(len(text), 1)
-        yield text
 
 
 def _texts(source: str, columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:

@@ -1,1 +1,1 @@
-"""Research: experiments of the paper, run again at a small size. Nothing else depends on this room."""
+"""Research, clearly labelled: experiments of papers, run again at a small size, and what was learned from them."""

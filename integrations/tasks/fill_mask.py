@@ -35,7 +35,7 @@ _TOKENS_OF_A_BATCH = 16384
 
 def _initialize(model: LongformerPlusPreTrainedModel) -> None:
     """Let the heads of a new model look at the neighbours of each token."""
-    from ..data.packing import attend_to_neighbours
+    from ..recipes.neighbours_first import attend_to_neighbours
 
     attend_to_neighbours(model)
 

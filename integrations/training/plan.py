@@ -53,6 +53,7 @@ class TrainingPlan:
         attn_implementation: the backend.
         seed: of everything random.
         workers: processes that prepare batches.
+        context_parallel: neighbouring processes that share each document in training; evaluation does without.
         log_every, eval_every, save_every: optimizer steps between reports, evaluations (None: only at the end), and
             checkpoints.
         keep: checkpoints that are kept.
@@ -92,6 +93,7 @@ class TrainingPlan:
     attn_implementation: str = "sdpa"
     seed: int = 0
     workers: int = 0
+    context_parallel: int = 1
     log_every: int = 10
     eval_every: int | None = None
     save_every: int = 500
@@ -123,7 +125,7 @@ class TrainingPlan:
             raise ValueError(f"join_by is for {joined}, not for {self.task}. Leave it out.")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"precision={self.precision!r} is not allowed: it must be auto, float32 or bfloat16.")
-        sizes = ("batch_size", "accumulation", "max_steps", "max_length", "lora", "keep")
+        sizes = ("context_parallel", "batch_size", "accumulation", "max_steps", "max_length", "lora", "keep")
         for name in (*sizes, "log_every", "eval_every", "save_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -132,9 +134,23 @@ class TrainingPlan:
             raise ValueError(f"warmup={self.warmup} is not allowed: it is a share of the steps, from 0 to less than 1.")
         if not 0 <= self.unanswered_share <= 1:
             raise ValueError(f"unanswered_share={self.unanswered_share} is not allowed: it must be from 0 to 1.")
+        self._check_processes()
         # Known before the data are read, which may take long.
         SchedulerType(self.schedule)
         self._check_packing()
+
+    def _check_processes(self) -> None:
+        """Raise a ValueError where documents cannot be shared by so many processes."""
+        if _world_size() % self.context_parallel:
+            raise ValueError(
+                f"context_parallel={self.context_parallel} is not allowed with {_world_size()} processes: it must "
+                "divide their number. Start more of them: accelerate launch --num_processes N -m longformer_plus.cli."
+            )
+        if self.context_parallel > 1 and self.workers:
+            raise ValueError(
+                f"workers={self.workers} is not allowed with context_parallel: they draw other random numbers in each "
+                "process, and the processes that share a document need the same batch. Leave workers out."
+            )
 
     def _check_packing(self) -> None:
         """Raise a ValueError for what has no meaning where rows are drawn from text and packed, or only there."""
@@ -159,4 +175,9 @@ class TrainingPlan:
     @property
     def rows_per_step(self) -> int:
         """Features of an optimizer step, on all devices."""
-        return self.batch_size * self.accumulation * int(os.environ.get("WORLD_SIZE", 1))
+        return self.batch_size * self.accumulation * (_world_size() // self.context_parallel)
+
+
+def _world_size() -> int:
+    """How many processes train."""
+    return int(os.environ.get("WORLD_SIZE", 1))

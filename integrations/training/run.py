@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import ProgressCallback, TrainerState
 
+from ..context_parallel import neighbours, split_sequence
 from ..data.features import Prepared
 from ..data.packing import PackedDocuments
 from ..precision import is_bfloat16
@@ -162,7 +165,24 @@ class LongformerTrainer(Trainer):
 
     Its own counts `labels` alone, and takes the mean of the batches' means where there are none, which is inexact where
     the batches of a step differ in size.
+
+    Args:
+        args, kwargs: those of `Trainer`.
+        context_parallel: neighbouring processes that share each document in training.
     """
+
+    def __init__(self, *args: Any, context_parallel: int = 1, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._sharing = neighbours(context_parallel) if context_parallel > 1 else None
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The batches of this process, the same for all processes that share documents."""
+        loader = super().get_train_dataloader()
+        if self._sharing is not None:
+            shard: Any = loader.batch_sampler
+            shard.num_processes //= self._sharing.size()
+            shard.process_index //= self._sharing.size()
+        return loader
 
     def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         """A step with the logits of labelled tokens alone: the others cost a small model a third of its time."""
@@ -171,7 +191,8 @@ class LongformerTrainer(Trainer):
         given = config.sparse_prediction
         config.sparse_prediction = True
         try:
-            return super().training_step(model, *args, **kwargs)
+            with nullcontext() if self._sharing is None else split_sequence(model, self._sharing):
+                return super().training_step(model, *args, **kwargs)
         finally:
             config.sparse_prediction = given
 
@@ -200,6 +221,7 @@ def _make_trainer(
         processing_class=tokenizer,
         compute_metrics=None if evaluation is None else task.compute_metrics(evaluation, data.names),
         preprocess_logits_for_metrics=task.shrink_logits,
+        context_parallel=plan.context_parallel,
     )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Progress)

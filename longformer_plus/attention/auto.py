@@ -1,4 +1,4 @@
-"""Local rows by whichever backend is faster where it can run: what a model does for which nobody has chosen one.
+"""The backend "auto", a model's default on GPUs: local rows by FlexAttention where it is faster, else by "sdpa".
 
 Shapes: B batch, N tokens, H heads, D head size, W window.
 """
@@ -19,14 +19,14 @@ _HAS_TRITON = find_spec("triton") is not None
 
 
 def default_backend() -> str:
-    """The `attn_implementation` of a model for which nobody has chosen: "auto" where that is a choice, else "sdpa"."""
+    """The default `attn_implementation`: "auto" on a machine with a GPU and Triton, else "sdpa"."""
     return AUTO if torch.cuda.is_available() and _HAS_TRITON else "sdpa"
 
 
 def fastest_backend(device_type: str, num_tokens: int, head_size: int, window: int, dropout: float) -> str:
-    """The backend that is the faster for a call, as far as that is certain: "flex_attention" or "sdpa".
+    """The faster backend for a call: "flex_attention" where it is certainly faster, else "sdpa".
 
-    A traced graph holds "sdpa", which holds for every device and length.
+    A traced graph uses "sdpa", which runs on every device and for every length.
 
     Args:
         device_type: as in `torch.device.type`.

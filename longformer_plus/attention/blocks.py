@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 
 def pad_to_blocks(x: Tensor, block: int) -> Tensor:
-    """(B, N, ...) -> (B, n, b, ...), filled up with zeros."""
+    """(B, N, ...) -> (B, n, b, ...), padded with zeros."""
     num_tokens = x.shape[1]
-    # A graph for any length has no branch for "nothing missing", nor for a single block.
+    # A graph for any length cannot branch on "no padding needed" or on a single block: it always adds padding.
     is_static = torch.compiler.is_exporting() and isinstance(num_tokens, int)
     traced = torch.compiler.is_compiling() and not is_static
     num_blocks = num_tokens // block + 2 if traced else -(-num_tokens // block)
@@ -27,9 +27,9 @@ def pad_to_blocks(x: Tensor, block: int) -> Tensor:
 
 
 def interleave(rows: Tensor, dilation: int) -> Tensor:
-    """(B, N, ...) -> (B * d, N / d, ...): every d-th token of a row, from each of its first d on; filled up with zeros.
+    """(B, N, ...) -> (B * d, N / d, ...): each row as d sequences of every d-th token, padded with zeros.
 
-    What is d tokens apart becomes adjacent, so that a dilated window is a plain one.
+    Tokens at a distance of d become neighbours, so that a dilated window becomes one without dilation.
     """
     if dilation == 1:
         return rows
@@ -55,7 +55,7 @@ def sliding_windows(rows: Tensor, before: int, size: int, step: int) -> Tensor:
         (R / step, size, ...).
     """
     if torch.compiler.is_exporting():
-        # Not every accelerator has strided views; slices it has. A window is a row of shifted blocks.
+        # Every accelerator has slices, but not every one has strided views. A window is a row of shifted blocks.
         num_windows, num_shifts = rows.shape[0] // step, -(-size // step)
         after = (num_shifts - 1) * step - before
         blocks = F.pad(rows, (0, 0) * (rows.dim() - 1) + (before, after)).unflatten(0, (-1, step))
@@ -68,7 +68,7 @@ def sliding_windows(rows: Tensor, before: int, size: int, step: int) -> Tensor:
 def skew(scores: Tensor, width: int) -> Tensor:
     """(..., b, b + width - 1) -> (..., b, width): entry (i, o) is scores[i, i + o].
 
-    From keys counted from the start of the window to keys counted from the query's own first one.
+    The input counts keys from the start of the block's window, the result from the first key of each query.
     """
     *lead, block, num_keys = scores.shape
     flat = F.pad(scores.reshape(*lead, block * num_keys), (0, block))
@@ -85,13 +85,13 @@ def unskew(band: Tensor) -> Tensor:
 def additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     """A mask to add to scores: 0 where allowed, else a number below any score.
 
-    Finite, and far enough from infinity to have a score added, so that a row in which nothing is allowed gives numbers
-    (which are then cleared), not NaN.
+    The number is finite, also after a score is added. So a row without any allowed key gives finite numbers (which are
+    cleared later), not NaN.
     """
     lowest = torch.finfo(dtype).min / 2
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, lowest)
 
 
 def softmax(scores: Tensor) -> Tensor:
-    """Over the last dimension, in float32 at least."""
+    """Softmax over the last dimension, in float32 at least."""
     return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))

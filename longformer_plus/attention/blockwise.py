@@ -1,7 +1,7 @@
 """Local rows one block of queries at a time: what "sdpa" runs on a CPU.
 
-The scores of a block fit into the cache, its keys are a slice, and nothing of it outlives it: no window is copied, no
-probability is kept. The backward pass computes the scores again, which takes less time than reading them would.
+The scores of a block fit into the CPU's cache. Its keys are a slice, not a copy, and no probabilities are kept: the
+backward pass computes the scores again, which is faster than reading them from memory.
 
 Shapes: B batch, N tokens, T tokens of all rows, one after another; H heads, D head size, G global tokens of a document,
 W window, b block, K keys of a block's window.
@@ -19,8 +19,8 @@ from torch import Tensor
 from .blocks import additive, softmax
 from .pattern import MASKED, AttentionPattern
 
-# By times of one layer on 2 cores, 1024 and 4096 tokens, windows 128 to 512: in float32, 32 and 64 queries are equal
-# and 128 take a sixth longer; in bfloat16, 128 take a fifth less than 64.
+# Chosen from the times of one layer on 2 cores, with 1024 and 4096 tokens and windows of 128 to 512: in float32, 32 and
+# 64 queries take as long and 128 a sixth longer; in bfloat16, 128 take a fifth less than 64.
 _BLOCK = 64
 _BLOCK_IN_HALF_PRECISION = 128
 
@@ -44,8 +44,8 @@ def blockwise_local_rows(
         dropout: probability of dropping an attention weight, in steps of 1 / 65536.
 
     Returns:
-        The context (B, N, H, D), zero for padding outside of documents, not defined in the rows of other masked and of
-        global tokens.
+        The context (B, N, H, D): zero for padding before or after a document, undefined in the rows of other masked
+        tokens and of global tokens.
     """
     flat = [rows.flatten(0, 1) for rows in (query, key, value)]
     context: Tensor = _Blockwise.apply(*flat, pattern, window, dilation, _Dropout(dropout))
@@ -54,13 +54,13 @@ def blockwise_local_rows(
 
 @dataclass(frozen=True)
 class _Block:
-    """A block of queries and what they may see.
+    """A block of queries and the keys that they may see.
 
     Attributes:
-        queries, keys: their places among the T tokens, `dilation` apart.
+        queries, keys: the positions of the queries and of the window's keys among the T tokens, `dilation` apart.
         mask: (b, K), added to the scores of the window.
-        global_index: (G,), the places of the document's global tokens.
-        global_mask: (b, G), added to their scores; None for nothing.
+        global_index: (G,), the positions of the document's global tokens.
+        global_mask: (b, G), added to the scores of the global tokens; None if all queries may see all of them.
     """
 
     queries: slice
@@ -99,7 +99,7 @@ class _Block:
         return mixed.transpose(0, 1)
 
     def spread(self, weights: Tensor, rows: Tensor, onto: Tensor) -> None:
-        """The transpose of `mix`: add (H, b, G + K)^T @ (H, b, D) to the (T, H, D) rows seen."""
+        """The transpose of `mix`: add (H, b, G + K)^T @ (H, b, D) to the rows of the block's keys in (T, H, D)."""
         num_columns = len(self.global_index)
         onto[self.keys] += (weights[..., num_columns:].mT @ rows).transpose(0, 1)
         if num_columns:
@@ -130,13 +130,13 @@ class _Blockwise(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value = ctx.saved_tensors
         if torch.is_grad_enabled():
-            # A second derivative is asked for. Views, so that a tensor given twice has two gradients.
+            # For a second derivative. Views, so that a tensor passed twice gets two gradients.
             query, key, value = (rows.view_as(rows) for rows in (query, key, value))
             context = _attend(query, key, value, ctx.pattern, ctx.window, ctx.dilation, ctx.dropout)
             gradients = torch.autograd.grad(context, (query, key, value), grad, create_graph=True)
             return *gradients, None, None, None, None
         draw = ctx.dropout.start()
-        # Several blocks add to a key's gradient: in half precision that sum would lose digits.
+        # Several blocks add to the gradient of a key: in half precision the sum would lose digits.
         precise = torch.promote_types(query.dtype, torch.float32)
         grad_query = torch.zeros_like(query)
         grad_key, grad_value = (torch.zeros_like(rows, dtype=precise) for rows in (key, value))
@@ -169,9 +169,9 @@ def _attend(
     dilation: int,
     dropout: _Dropout,
 ) -> Tensor:
-    """(T, H, D) three times -> (T, H, D). Nothing is changed in place but the result, so that it is differentiable."""
+    """(T, H, D) three times -> (T, H, D). Differentiable: only the result is changed in place."""
     draw = dropout.start()
-    # Rows that no document covers are zero.
+    # Rows outside of all documents must be zero.
     covered = sum(document.stop - document.start for document in pattern.documents)
     context = torch.empty_like(query) if covered == len(query) else torch.zeros_like(query)
     for block in _blocks(pattern, window, dilation, query):
@@ -198,20 +198,23 @@ def _probabilities(queries: Tensor, key: Tensor, block: _Block) -> Tensor:
 
 
 def _blocks(pattern: AttentionPattern, window: int, dilation: int, like: Tensor) -> Iterator[_Block]:
-    """The blocks of all documents; `like` gives the dtype of masks.
+    """The blocks of all documents, with masks in the dtype of `like`.
 
-    A dilated window is a plain one among every d-th token of a document: those are one sequence, a slice with a step.
+    Every d-th token of a document forms one sequence, a slice with a step. Within it a dilated window has no gaps.
     """
     before, after, dtype = window // 2, 0 if pattern.is_causal else window // 2, like.dtype
     size = _BLOCK if like.element_size() >= 4 else _BLOCK_IN_HALF_PRECISION
     band = pattern.shared(("band", window, size, dtype), lambda: additive(_in_band(before + after, size), dtype))
     seen = pattern.shared(("seen", dtype), lambda: additive(pattern.local_key_segments().flatten() != MASKED, dtype))
+    num_tokens = pattern.segments.shape[1]
     for document in pattern.documents:
         for sequence in range(document.start, min(document.start + dilation, document.stop)):
             places = range(sequence, document.stop, dilation)
             for start in range(0, len(places), size):
                 stop = min(start + size, len(places))
                 first, last = max(start - before, 0), min(stop + after, len(places))
+                if not _is_wanted(places[start:stop], num_tokens, pattern.wanted):
+                    continue
                 queries, keys = _slice(places[start:stop]), _slice(places[first:last])
                 offset = first - (start - before)
                 mask, global_mask = band[: stop - start, offset : offset + last - first], None
@@ -223,22 +226,29 @@ def _blocks(pattern: AttentionPattern, window: int, dilation: int, like: Tensor)
                 yield _Block(queries, keys, mask, document.global_index, global_mask)
 
 
+def _is_wanted(places: range, num_tokens: int, wanted: range | None) -> bool:
+    """Whether a row of a block is read, whose places are counted through all rows of N tokens."""
+    if wanted is None:
+        return True
+    start = places[0] // num_tokens * num_tokens
+    return places[0] < start + wanted.stop and places[-1] >= start + wanted.start
+
+
 def _slice(places: range) -> slice:
     return slice(places.start, places.stop, places.step)
 
 
 def _in_band(width: int, size: int) -> Tensor:
-    """(b, b + width) bool, whether a query sees each key from the first that the block's first query sees on."""
+    """(b, b + width) bool, whether each query sees each key; key 0 is the first that the first query sees."""
     offset = torch.arange(size + width)[None, :] - torch.arange(size)[:, None]
     return (offset >= 0) & (offset <= width)
 
 
 class _Dropout:
-    """Dropout that draws the same weights each time it is started, so that they need not be kept.
+    """Dropout that drops the same weights each time it is started, so that no mask has to be kept.
 
-    Its seed is drawn from torch's own random numbers when it is made.
-
-    Sixteen random bits for each weight: torch's own dropout takes ten times as long to draw.
+    The constructor draws its seed from torch's random number generator. Each weight takes sixteen random bits: torch's
+    own dropout takes ten times as long to draw.
     """
 
     def __init__(self, probability: float) -> None:
@@ -247,7 +257,7 @@ class _Dropout:
         self.scale = 1 / (1 - self._dropped / 2**16)
 
     def start(self) -> Callable[[Tensor], Tensor] | None:
-        """A function that gives the weights kept of each next tensor, True or False; None where all are kept."""
+        """A function from each next tensor of weights to a bool mask of the kept ones; None if nothing is dropped."""
         if not self._dropped:
             return None
         generator = torch.Generator().manual_seed(self._seed)

@@ -1,10 +1,10 @@
-"""Local rows of tokens that continue a causal document, of which only what the window still reaches is kept.
+"""Local rows of new tokens that continue a cached causal document.
 
-Nothing is read from the device, and what is built on the way is as large as a block of queries, whatever the number of
-new tokens.
+Nothing is read from the device. Intermediate tensors are as large as one block of queries, whatever the number of new
+tokens.
 
-Shapes: B batch, n new tokens, R tokens kept of those before, H heads, D head size, G global tokens, W window, d
-dilation, q queries of a block, k keys of its window: q + W / 2.
+Shapes: B batch, n new tokens, R cached tokens, H heads, D head size, G global tokens, W window, d dilation, q queries
+of a block, k keys of its window: q + W / 2.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from .blocks import additive, skew, softmax
 
-# By times of 8192 new tokens with a window of 512 on 2 cores.
+# The fastest for 8192 new tokens and a window of 512 on 2 cores.
 _BLOCK = 128
 
 
@@ -36,8 +36,7 @@ def continued_local_rows(
 
     Args:
         query: (B, n, H, D), of the new tokens.
-        key, value: (B, G + R + n, H, D), of the global tokens, of those kept and of the new ones. R is at least
-            W / 2 * d.
+        key, value: (B, G + R + n, H, D), of the global, the cached and the new tokens. R is at least W / 2 * d.
         is_key: (B, G + R + n) bool, False for fillers, for padding, and for tokens of the window that are global.
         num_global: G.
         window: W, the total width, in steps of the dilation.
@@ -47,7 +46,7 @@ def continued_local_rows(
 
     Returns:
         The context (B, n, H, D), and the probabilities (B, H, n, G + W + 1) in the layout of
-        `eager.eager_local_rows`, or None; what stands there for padding is not defined.
+        `eager.eager_local_rows`, or None. The rows of padding are undefined.
     """
     half, num_new = window // 2, query.shape[1]
     first = key.shape[1] - num_new - half * dilation  # the first key that the first new token reaches
@@ -74,9 +73,9 @@ def continued_local_rows(
 
 
 def _blocks(num_new: int, first: int, half: int, dilation: int) -> Iterator[tuple[slice, slice]]:
-    """The places of each block's queries among the n new tokens, and of the keys that its window holds.
+    """The positions of each block's queries among the n new tokens, and of its keys among all tokens.
 
-    Tokens of the same place modulo d see only one another, and each the W / 2 before it.
+    Tokens see only tokens of the same position modulo d, of these the W / 2 before them.
     """
     for residue in range(min(dilation, num_new)):
         for start in range(residue, num_new, _BLOCK * dilation):
@@ -86,7 +85,7 @@ def _blocks(num_new: int, first: int, half: int, dilation: int) -> Iterator[tupl
 
 
 def _columns(rows: Tensor, num_global: int, keys: slice) -> Tensor:
-    """(B, G + R + n, ...) -> (B, G + k, ...), the global tokens and these keys; a view where they are a slice."""
+    """(B, G + R + n, ...) -> (B, G + k, ...), the global tokens and the `keys`; a view if both form one slice."""
     if not num_global:
         return rows[:, keys]
     if keys.start == num_global and keys.step == 1:
@@ -95,7 +94,7 @@ def _columns(rows: Tensor, num_global: int, keys: slice) -> Tensor:
 
 
 def _in_band(size: int, half: int, device: torch.device) -> Tensor:
-    """(q, k) bool, whether query i sees key j: those from i to i + W / 2."""
+    """(q, k) bool, whether query i sees key j: for j from i to i + W / 2."""
     offset = torch.arange(size + half, device=device) - torch.arange(size, device=device)[:, None]
     return (offset >= 0) & (offset <= half)
 
@@ -115,8 +114,8 @@ def _attend(
     """One block: (B, q, H, D) -> (B, q, H, D), and (B, H, q, G + W + 1) if needed.
 
     Args:
-        keys: those of its window.
-        in_band: (q, k) bool, whether a query reaches each of them; None for all.
+        keys: the positions of the keys of its window.
+        in_band: (q, k) bool, whether each query reaches each key; None if all do.
         half: W / 2.
         query, key, value, is_key, num_global, dropout, need_probabilities: as of `continued_local_rows`.
     """

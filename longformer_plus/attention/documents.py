@@ -1,7 +1,7 @@
-"""The documents of a packed row in tables, so that the work on all of them is a fixed number of operations.
+"""Global rows of packed documents, from tables that take a fixed number of operations for any number of documents.
 
-Shapes: T tokens, G global tokens, D groups of global tokens of one document, Q the most of a group, b block, n blocks
-of keys, H heads, A groups of heads that share keys, X and Y features of keys and values.
+Shapes: T tokens, G global tokens, D groups of global tokens (each of one document), Q global tokens of the largest
+group, b block, n blocks of keys, H heads, A groups of heads that share keys, X and Y features of keys and values.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from ..ops.host_reads import read_together
 from .blocks import additive
 from .pattern import DOCUMENTS, MASKED, QUERY_BLOCK, AttentionPattern
 
-# Keys of a block, and global tokens of a group, are one of these numbers: whichever takes the least work.
+# The candidates for the keys of a block and for the global tokens of a group: those with the least work are chosen.
 _SMALLEST_BLOCK, _BLOCK_SIZES = 8, 5  # 8, 16, ... 128
 _SMALLEST_GROUP, _GROUP_SIZES = 16, 6  # 16, 64, ... 16384
 
 
 @dataclass(frozen=True)
 class GlobalDocuments:
-    """The global tokens in groups, all of one document each, and the keys of each group in blocks.
+    """The global tokens in groups, each of one document, and the keys of each group in blocks.
 
-    A document with many more global tokens than the others has several groups, or the others would be filled up.
+    All groups are padded to one size. So a document with many more global tokens than the others gets several groups.
 
     Attributes:
         document: (G) int64, the group of each global token.
         slot: (G) int64, the place of each global token in its group.
-        queries: (D, Q) int64, the global tokens of each group, as indices among all G; filled up with any.
+        queries: (D, Q) int64, the global tokens of each group, as indices among all G; padded with arbitrary ones.
         most: the most global tokens that any document has.
         key_document: (n) int64, the group of each block of keys.
-        key_tokens: (n, b) int64, the tokens of each block; filled up with any.
+        key_tokens: (n, b) int64, the tokens of each block; padded with arbitrary ones.
         allowed: (n, Q, b) bool, whether each query of the block's group attends to each key.
         columns: for each dilation, the most global tokens that the documents in a block of queries have together.
     """
@@ -112,15 +112,15 @@ class GlobalDocuments:
         """Each global token attends to the tokens of its document.
 
         Args:
-            query: (D, A, heads * Q, X), scaled; of each group.
+            query: (D, A, heads * Q, X), the scaled queries of each group.
             key, value: (T, A, X) and (T, A, Y).
             dropout: probability of dropping an attention weight.
-            heads: those that stand in one group, one after another.
+            heads: the number of heads in each of the A groups, one after another.
             bias: (D, A, heads * Q), added to the scores of each query.
 
         Returns:
-            The context (D, A, heads * Q, Y), and the sum of the weights kept (D, A, heads * Q), both in float32 at
-            least.
+            The context (D, A, heads * Q, Y), and the sum of the weights after dropout (D, A, heads * Q), both in
+            float32 at least.
         """
         keys = key[self.key_tokens].transpose(1, 2)  # (n, A, b, X)
         values = keys if value is key else value[self.key_tokens].transpose(1, 2)  # (n, A, b, Y)
@@ -144,13 +144,13 @@ class GlobalDocuments:
 
 
 class _Sizes(NamedTuple):
-    """How the global rows of documents are cut.
+    """The sizes of groups and blocks.
 
     Attributes:
         most: the most global tokens that any document has.
         group: the most global tokens of a group.
         block: keys of a block.
-        num_groups, num_blocks: how many of them there are.
+        num_groups, num_blocks: the number of groups and of blocks.
     """
 
     most: int
@@ -161,7 +161,7 @@ class _Sizes(NamedTuple):
 
     @classmethod
     def read(cls, slot: Tensor, num_keys: Tensor, others: list[Tensor]) -> tuple[_Sizes, list[int]]:
-        """The sizes that take the least work, and the values of other numbers, read from the device together.
+        """Choose the sizes with the least work. They and the values of `others` are read from the device together.
 
         Args:
             slot: (G), the place of each global token among those of its document.
@@ -177,7 +177,7 @@ class _Sizes(NamedTuple):
         most, num_groups, totals = values[0], values[1 : _GROUP_SIZES + 1], values[_GROUP_SIZES + 1 :]
 
         def work(i: int, j: int) -> int:
-            # Every block is gathered and every group of queries with it, which costs as much as a few more of each.
+            # Gathering a block and its group of queries costs as much as 32 more keys and 16 more queries.
             block, group = _SMALLEST_BLOCK * 2**j, min(_SMALLEST_GROUP * 4**i, most)
             return totals[i * _BLOCK_SIZES + j] * (block + 32) * (group + 16)
 
@@ -187,9 +187,9 @@ class _Sizes(NamedTuple):
 
 
 def global_spans(pattern: AttentionPattern) -> tuple[Tensor, Tensor, Tensor]:
-    """Of a packed pattern, (G) each: the global tokens, the first token of their document, and the one after its last.
+    """The global tokens of a packed pattern, and the bounds of their documents: start and stop, all of (G).
 
-    A filler counts as a token of its document; one that is masked stands alone.
+    A filler counts as a token of its document; a masked filler as a document of its own.
     """
     if pattern.global_index is None:
         raise ValueError("A pattern without global tokens has no global rows.")
@@ -206,7 +206,7 @@ def global_spans(pattern: AttentionPattern) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def column_bounds(start: Tensor, stop: Tensor, num_tokens: int, block: int) -> tuple[Tensor, Tensor]:
-    """Which global tokens, in order, the documents in each block of tokens have: from the first to before the second.
+    """The range of global tokens whose documents overlap each block: from the first number to before the second.
 
     Args:
         start, stop: (G), the bounds of their documents.

@@ -34,9 +34,9 @@ def eager_local_rows(
         dropout: probability of dropping an attention weight.
 
     Returns:
-        The context (B, N, H, D), zero for masked and for global tokens (whose rows are computed elsewhere), and the
-        probabilities (B, H, N, G + W + 1) in the layout of transformers' Longformer: the global columns, then the
-        window, in which a global key is zero.
+        The context (B, N, H, D), zero for masked tokens and for global ones (`global_rows` computes their rows), and
+        the probabilities (B, H, N, G + W + 1) in the layout of transformers' Longformer: the global columns, then the
+        window, in which a global key has weight zero.
     """
     num_tokens, head_size = query.shape[1], query.shape[-1]
     num_global = pattern.num_global

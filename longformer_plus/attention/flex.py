@@ -1,12 +1,12 @@
 """Local rows on torch's FlexAttention: one compiled kernel that reads only the blocks of keys that a block may see.
 
-The table of those blocks is made from bounds of each block (its segments and places), never from N x N positions.
-Tokens are put in order of their place modulo the dilation first, which makes a dilated window a plain one.
+The table of these blocks is made from the bounds of each block (its segments and places), never from N x N positions.
+Tokens are first sorted by their place modulo the dilation, so that a dilated window has no gaps.
 
-FlexAttention drops no attention weights, and has no backward pass on CPUs: `sdpa` does what it cannot. There is one
-compiled function for each kind of call; one that does not compile stops no other.
+FlexAttention has no dropout of attention weights, and no backward pass on CPUs: such calls run on `sdpa`. Each kind of
+call has a compiled function of its own, so that a failed compilation does not affect the others.
 
-Shapes: B batch, N tokens, H heads, D head size, W window, d dilation, M tokens of all rows filled up to whole blocks, n
+Shapes: B batch, N tokens, H heads, D head size, W window, d dilation, M tokens of all rows padded to whole blocks, n
 blocks of M.
 """
 
@@ -37,7 +37,7 @@ _PLACE_BITS = 32
 
 
 class _Kind(NamedTuple):
-    """What one compiled function is for. Lengths, windows, dilations and masks change from call to call."""
+    """The properties that one compiled function is compiled for. Length, window, dilation and mask may change."""
 
     device: torch.device
     dtype: torch.dtype
@@ -53,8 +53,8 @@ class _Kernel:
 
     Attributes:
         attend: (1, H, M, D) three times and their BlockMask -> (1, H, M, D).
-        lengths: the M that it has run with.
-        failure: why it could not be compiled for another M, which is not tried again; None where that never happened.
+        lengths: the values of M that it has run with.
+        failure: why compiling for another M failed; no further M is then tried. None if it never failed.
     """
 
     attend: Callable[..., Tensor]
@@ -62,7 +62,7 @@ class _Kernel:
     failure: str | None = None
 
     def reason_against(self, length: int) -> str | None:
-        """Why it is not run with M = `length`, None where it is."""
+        """Why the kernel cannot run with M = `length`; None if it can."""
         return None if length in self.lengths else self.failure
 
 
@@ -85,7 +85,7 @@ def flex_local_rows(
         pattern: who may attend to whom.
         window: W, the total width, in steps of the dilation.
         dilation: d, the step between the keys of the window.
-        dropout: probability of dropping an attention weight; not 0 is left to `sdpa`, with one warning.
+        dropout: probability of dropping an attention weight; if it is not 0, `sdpa` runs instead, with one warning.
 
     Returns:
         The context (B, N, H, D), whose rows of masked and of global tokens are not defined, and no probabilities.
@@ -143,9 +143,9 @@ def _kind(query: Tensor, needs_gradient: bool, is_causal: bool) -> _Kind:
 def _kernel(kind: _Kind) -> _Kernel:
     """The kernel of a kind, compiled at its first call."""
     if kind not in _kernels:
-        # torch counts compilations by code object, and finds out by name which sizes vary: both must be the kind's own.
+        # torch counts compilations by code object, and remembers by name which sizes vary: each kind needs its own.
         function = FunctionType(_flex.__code__.replace(co_name=f"_flex_{len(_kernels)}"), globals())
-        # Compiled for one length, then for any. Uncompiled, it would build all N x N scores: rather fail.
+        # torch compiles for the first length, then for any. Uncompiled, all N x N scores would be built: fail instead.
         _kernels[kind] = _Kernel(torch.compile(function, fullgraph=True))
     return _kernels[kind]
 
@@ -179,9 +179,9 @@ def _length(rows: Tensor, dilation: int) -> int:
 
 
 def _in_line(rows: Tensor, dilation: int) -> Tensor:
-    """(B, N, ...) -> (M, ...): row after row, each in order of the place modulo d, filled up with zeros.
+    """(B, N, ...) -> (M, ...): row after row, each sorted by the place modulo d, padded with zeros.
 
-    All rows in one line, and never a single block: a size of 1 would be compiled for itself.
+    There are always at least two blocks, since torch compiles a size of 1 separately.
     """
     line = interleave(rows, dilation).flatten(0, 1)
     blocks = pad_to_blocks(line[None], 2 * _BLOCK)
@@ -207,7 +207,7 @@ def build_block_mask(pattern: AttentionPattern, window: int, dilation: int) -> B
     places = torch.arange(pattern.segments.shape[1], device=device).expand(pattern.segments.shape)
     segments, place = in_line(pattern.segments), in_line(places)  # (M)
     place = place.clamp(min=0)
-    # The tokens of one document and one place modulo d: those that can be in a window together.
+    # Tokens of the same document and the same place modulo d can see one another in a window.
     sequence = torch.where(segments == MASKED, MASKED, segments * dilation + place % dilation)
     global_segments = torch.full_like(segments, MASKED)
     if pattern.is_global is not None:
@@ -228,10 +228,10 @@ def _mask_mod(
 ) -> MaskMod:
     """Whether a query attends to a key, from (M) tensors.
 
-    They stand one after another in one table, segments and places in one number: more sizes and more lookups do not
-    compile on CPUs.
+    The tensors are joined into one table, with a segment and a place in one number: with more sizes or lookups it does
+    not compile on CPUs.
     """
-    # Masked queries look for what no key has.
+    # Masked queries look for a segment that no key has.
     wanted, wanted_sequence = (torch.where(ids == MASKED, MASKED - 1, ids) for ids in (segments, sequence))
     columns = (wanted_sequence, sequence, (wanted << _PLACE_BITS) + place, (global_segments << _PLACE_BITS) + place)
     table = torch.cat(columns)
@@ -257,7 +257,7 @@ def _mask_mod(
 def _blocks(
     segments: Tensor, sequence: Tensor, global_segments: Tensor, place: Tensor, reach: int, is_causal: bool
 ) -> tuple[Tensor, Tensor]:
-    """From (M): which blocks of keys a block of queries sees in part, and which wholly; (n, n) bool each."""
+    """From (M) tensors: which blocks of keys each block of queries sees in part, and which wholly; (n, n) bool each."""
     index = torch.arange(len(segments) // _BLOCK, device=segments.device)
     apart = (index[:, None] - index[None, :]).abs() * _BLOCK  # between tokens of the same place in two blocks
 
@@ -274,7 +274,7 @@ def _blocks(
 
 
 def _bounds(values: Tensor) -> tuple[Tensor, Tensor]:
-    """(M) -> the least and the largest of each block, (n) each; MASKED left out."""
+    """(M) -> the smallest and the largest value of each block, (n) each, without MASKED."""
     blocks = values.unflatten(0, (-1, _BLOCK))
     return torch.where(blocks == MASKED, _FAR, blocks).amin(-1), blocks.amax(-1)
 
@@ -285,7 +285,7 @@ def _overlap(low: Tensor, high: Tensor, key_low: Tensor, key_high: Tensor) -> Te
 
 
 def _table(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """(n, n) bool -> how many blocks of keys each block of queries sees, (1, 1, n), and which, those first."""
+    """(n, n) bool -> the number of key blocks that each block of queries sees, (1, 1, n), and their indices, first."""
     counts = blocks.sum(-1, dtype=torch.int32)
     order = blocks.int().argsort(dim=-1, descending=True, stable=True).int()
     return counts[None, None], order[None, None]

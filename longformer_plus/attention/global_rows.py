@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ops import apply_linear, autocast_dtype, is_plain_linear, recompute
+from ..ops import apply_linear, is_plain_linear, recompute
 from .blocks import additive, softmax
 from .documents import GlobalDocuments
 from .pattern import AttentionPattern
@@ -66,7 +66,7 @@ def _global_rows(
     """(B, H, G, D) and (B, H, G, N) or None; the arguments are those of `attend_globally`."""
     query = _project(query_global, pattern.take_global(hidden_states), num_heads).transpose(1, 2)
     query = query * query.shape[-1] ** -0.5  # (B, H, G, D)
-    folds = _folding_pays(query, _most_global(pattern))
+    folds = folding_pays(query, _most_global(pattern))
     if folds and is_plain_linear(key_global) and is_plain_linear(value_global):
         if pattern.is_packed:
             return _folded_by_document(hidden_states, query, key_global, value_global, pattern, dropout), None
@@ -94,13 +94,12 @@ def _project(project: nn.Module, rows: Tensor, num_heads: int) -> Tensor:
     return apply_linear(project, rows).unflatten(-1, (num_heads, -1))
 
 
-def _folding_pays(query: Tensor, num_global: int) -> bool:
+def folding_pays(query: Tensor, num_global: int) -> bool:
     """Folding multiplies the tokens by G * H columns twice; projecting them by E columns twice.
 
-    Traced graphs hold for any G, so they never fold. Nor does half precision autocast, whose weights are not in the
-    dtype of the products.
+    Traced graphs hold for any G, so they never fold.
     """
-    if torch.compiler.is_compiling() or autocast_dtype(query.device) is not None:
+    if torch.compiler.is_compiling():
         return False
     return 2 * num_global <= query.shape[-1]
 
@@ -118,7 +117,7 @@ def _folded_by_document(
     num_heads = query.shape[1]
     key_weight, value_weight = (layer.weight.unflatten(0, (num_heads, -1)) for layer in (key_global, value_global))
     folded = (query[0] @ key_weight)[:, documents.queries].transpose(0, 1).flatten(1, 2)[:, None]  # (D, 1, H * Q, E)
-    # The softmax takes this out again, but the parameter stays in the graph.
+    # The softmax cancels the bias, but the parameter must stay in the graph.
     key_bias = query[0] @ key_global.bias.unflatten(0, (num_heads, -1))[:, :, None]  # (H, G, 1)
     bias = key_bias[..., 0][:, documents.queries].transpose(0, 1).flatten(1, 2)[:, None]  # (D, 1, H * Q)
     rows = hidden_states[0][:, None]  # (T, 1, E)

@@ -11,11 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from .exchange import AttentionExchange
 
 MASKED = -1
 # Queries of a block on accelerators.
@@ -57,6 +60,8 @@ class AttentionPattern:
             tokens of its segment alone.
         is_causal: whether tokens attend only to themselves and to earlier ones.
         dilations: those of all layers and heads, each once.
+        wanted: the places whose local rows are read, where not all are: those of others need not be computed.
+        exchange: the way to the other tokens of the batch, where these are spread over processes.
     """
 
     segments: Tensor
@@ -67,6 +72,8 @@ class AttentionPattern:
     is_packed: bool
     is_causal: bool
     dilations: tuple[int, ...] = (1,)
+    wanted: range | None = None
+    exchange: AttentionExchange | None = None
     _shared: dict[object, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -86,7 +93,7 @@ class AttentionPattern:
 
         Args:
             valid: (B, N) bool, False on padding; None when every token is valid.
-            is_global: (B, N) bool, the tokens asked to attend globally, padding not yet excluded; None for none.
+            is_global: (B, N) bool, the tokens that are to attend globally, perhaps with padding; None if none do.
             batch: (B, N, ...) any tensor of the batch, for shape and device.
             keep_empty: keep one (filler) global column even when no token is global, so that the global projections
                 stay in the graph and receive a gradient of zero. DistributedDataParallel and tracing need that.
@@ -95,8 +102,8 @@ class AttentionPattern:
             is_packed: compute the global rows of each document from its own tokens alone; for a batch of one row, whose
                 `segments` are numbered from 0 in rising order.
             is_causal: whether tokens attend only to themselves and to earlier ones.
-            max_global_tokens: a number that no row has more global tokens than, if one is known: it is G then, and
-                nothing is read back from the device.
+            max_global_tokens: an upper bound of the global tokens of a row, if known. It becomes G, and nothing is read
+                from the device.
             dilations: those of all layers and heads, each once.
         """
         num_rows, num_tokens = batch.shape[:2]
@@ -134,7 +141,7 @@ class AttentionPattern:
                 for name, value in ((each.name, getattr(self, each.name)) for each in fields(self))
                 if isinstance(value, Tensor)
             }
-            # What was read from this device is not read again from the other.
+            # The sizes that were read from this device need not be read again from the other.
             read: dict[object, Any] = {
                 key: self._shared[key].to(device, non_blocking) for key in (DOCUMENTS,) if key in self._shared
             }
@@ -172,7 +179,7 @@ class AttentionPattern:
     def shared(self, key: object, build: Callable[[], T]) -> T:
         """What `build` gives, built at the first call with this key and kept for the other layers."""
         if torch.compiler.is_compiling() and not torch.compiler.is_exporting() and torch.is_grad_enabled():
-            # A compiled checkpoint may change nothing outside of itself. The compiler builds once what is built alike.
+            # Compiled activation checkpointing allows no side effects. The compiler merges equal computations.
             return build()
         if key not in self._shared:
             self._shared[key] = build()

@@ -1,10 +1,10 @@
 """Local rows on torch's scaled_dot_product_attention: all blocks of a batch in one call.
 
-A block of b queries sees a window of K keys: the blocks around it that half the attention window reaches. Rows of a
-batch follow one another; what a window holds of a neighbouring row is masked by its segment. The global keys stand in
-front of each window.
+A block of b queries sees a window of K keys: the blocks around it that half the attention window reaches. The rows of a
+batch follow one another, so a window may contain keys of a neighbouring row: these have another segment and are masked.
+The global keys stand in front of each window.
 
-On a CPU one block at a time is faster: there `blockwise` does the work.
+On a CPU one block at a time is faster: `blockwise` runs there.
 
 Shapes: B batch, N tokens, H heads, D head size, C global columns of a block, W window, d dilation, b block, n
 blocks of a row, K keys of a window.
@@ -68,7 +68,8 @@ def windowed_local_rows(
 ) -> Tensor:
     """The context of `sdpa_local_rows`, whatever the device and the length.
 
-    The windows, copied five times over, are made again in the backward pass.
+    The windows hold each key several times (five for a window of 512). So they are not kept: the backward pass makes
+    them again.
     """
     attend = partial(_attend, pattern=pattern, window=window, dilation=dilation, dropout=dropout)
     return recompute(attend, query, key, value, draws=dropout > 0)
@@ -99,7 +100,7 @@ def _attend(
 
 
 def _reach(window: int) -> int:
-    """Keys on each side of a block that its window holds: whole blocks."""
+    """The keys of a window on each side of its block: a multiple of the block size."""
     return -(-(window // 2) // _BLOCK) * _BLOCK
 
 
@@ -119,14 +120,14 @@ def _columns(pattern: AttentionPattern, dilation: int) -> tuple[Tensor, Tensor]:
     """The global columns of each block: their places among the tokens of all rows, and their segments; both
     (B * d * n, C).
 
-    C is the most that any block needs. A block is given those of the documents that it holds a part of.
+    A block needs the global tokens of all documents that it overlaps. C is the most that any block needs.
     """
     num_rows, num_tokens = pattern.segments.shape
     num_blocks = pad_to_blocks(interleave(pattern.segments, dilation), _BLOCK).shape[1]
     if not pattern.is_packed:
         first = torch.arange(num_rows, device=pattern.segments.device)[:, None] * num_tokens
         columns = (pattern.global_index + first, pattern.global_segments)  # type: ignore[operator]
-        # Not repeat_interleave: converted to ONNX it repeats wrongly where the number of times is not known.
+        # Not repeat_interleave: its ONNX conversion is wrong if the number of repeats is not known.
         index, segments = (
             rows[:, None].expand(-1, dilation * num_blocks, -1).flatten(0, 1)  # type: ignore[index]
             for rows in columns
@@ -145,14 +146,14 @@ def _columns(pattern: AttentionPattern, dilation: int) -> tuple[Tensor, Tensor]:
 def _allowed(pattern: AttentionPattern, window: int, dilation: int) -> Tensor:
     """(B * d * n, b, C + K) bool, whether each query of a block attends to each key of its window."""
     device = pattern.segments.device
-    # The d sequences of a row are neighbours in the windows, and must not see one another either.
+    # A window may also contain several of the d sequences of a row, which must not see one another.
     places = torch.arange(pattern.segments.shape[1], device=device)
 
     def apart(segments: Tensor) -> Tensor:
         return torch.where(segments < 0, segments, segments * dilation + places % dilation)
 
     local = _blocks_of(apart(pattern.query_segments()), dilation).flatten(0, 1)[:, :, None]  # (B * d * n, b, 1)
-    # Padding of the windows is zeros: count segments from 1 there, so that 0 is no segment.
+    # Windows are padded with zeros: shift the segments to start at 1, so that 0 is no segment.
     keys = _windows(_blocks_of(apart(pattern.local_key_segments()), dilation).flatten() - MASKED, window) + MASKED
     key_places = torch.arange(keys.shape[1], device=device) - _reach(window)
     distance = key_places[None, :] - torch.arange(_BLOCK, device=device)[:, None]

@@ -1,1 +1,1 @@
-"""Times and memory beside transformers' Longformer: what is measured, how, and the report of it."""
+"""Benchmarks of time and memory against transformers' Longformer: workloads, measurement and reports."""

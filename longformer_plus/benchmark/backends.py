@@ -1,4 +1,4 @@
-"""Which backends can run here, found out by running a small model."""
+"""Which backends can run on this machine, tested with a small model."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from ..attention.flex import reason_unsupported
 from ..configuration import LongformerPlusConfig
 from ..model.encoder import LongformerPlusModel
 
-# The tokens, heads and head size of the small model that tries a backend out.
+# The tokens, heads and head size of the small model.
 _SMALL = (300, 2, 16)
 
 
 def reason_against_forward(backend: str, device: str = "cpu") -> str | None:
     """Why a backend cannot compute a forward on a device, in a few words; None where it can.
 
-    Found out by running a small model, for which FlexAttention is compiled: on a CPU that takes tens of seconds.
+    Runs a small model, for which FlexAttention is compiled: on a CPU this takes tens of seconds.
 
     Args:
         backend: its `attn_implementation`.
@@ -25,12 +25,12 @@ def reason_against_forward(backend: str, device: str = "cpu") -> str | None:
         run_small_model(backend, device, with_gradient=False)
     except Exception as error:
         return first_sentence(error)
-    # What cannot be compiled is no error: sdpa does its work.
+    # A failed compilation raises no error: the model runs on sdpa instead.
     return reason_against_flex(device, with_gradient=False) if backend == "flex_attention" else None
 
 
 def reason_against_flex(device: str, with_gradient: bool) -> str | None:
-    """Why FlexAttention does not do the work of `run_small_model`, None where it does or was not tried."""
+    """Why `run_small_model` did not run on FlexAttention; None if it did, or was not run."""
     return reason_unsupported(torch.empty(1, *_SMALL, device=device), with_gradient)
 
 

@@ -1,4 +1,4 @@
-"""Measuring models side by side: time in one process, in turns, medians; memory in a process for each."""
+"""Measuring models side by side: the median time, with the models taking turns in one process; memory in one each."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ FLOOR = "floor"
 
 @dataclass(frozen=True)
 class Point:
-    """What was measured of one workload.
+    """The measurements of one workload.
 
     Attributes:
         workload: the work.
         num_valid: T, the valid tokens of the batch.
         seconds: of every repeat, by model; "floor" is among them.
         memory: bytes at the peak beyond what was held before, by model.
-        failures: why there are no seconds, by model.
-        profile: the share of the time of longformer_plus by operation, the largest first; empty if not asked for.
+        failures: why a model has no seconds, by model.
+        profile: the share of longformer_plus's time by operation, the largest first; empty without profiling.
     """
 
     workload: Workload
@@ -68,7 +68,7 @@ def repeat_in_turns(
     Args:
         calls: what to time, by name. Each is called once before, unmeasured.
         repeats: how often each is measured.
-        failures: if given, a call that raises is left out from there on and the reason put here.
+        failures: if given, a call that raises is not repeated, and the reason is stored here.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(repeats + 1):
@@ -147,13 +147,13 @@ def memory(
                 measured[name] = _memory_of(workload, name)
                 torch.cuda.empty_cache()
                 continue
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_volunteer) as pool:
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_kill_this_first) as pool:
                 measured[name] = pool.submit(_memory_of, workload, name).result()
     return measured
 
 
-def _volunteer() -> None:
-    """If a process must be killed for want of memory, this one and not its parent."""
+def _kill_this_first() -> None:
+    """If memory runs out, let Linux kill this process and not its parent."""
     Path("/proc/self/oom_score_adj").write_text("1000")
 
 
@@ -181,14 +181,14 @@ def peak_beyond(run: Callable[[], object]) -> int:
 
 
 def _peak_bytes() -> int:
-    """Not `getrusage`: what that reports begins at the size of the process that started this one."""
+    """Not by `getrusage`, whose peak starts at the size of the parent process."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
 
 
 @contextmanager
 def _noting(failures: dict[str, str] | None, name: str) -> Iterator[None]:
-    """Put the reason of an error into `failures` and go on; without `failures`, let it through."""
+    """Store the reason of an error in `failures` and go on; raise it if `failures` is None."""
     try:
         yield
     except Exception as error:
@@ -216,7 +216,7 @@ class Plan:
         repeats: how often each model's time is measured.
         limits: the most tokens of a document that a model is measured with; absent models have no limit.
         with_memory: measure memory too. It is measured first, so that what does not fit is not tried in this process.
-        with_profile: find out what longformer_plus spends its time with.
+        with_profile: profile the operations of longformer_plus.
 
     Raises:
         ValueError: a name is unknown, or this machine cannot do it.

@@ -1,4 +1,4 @@
-"""How large a model is: its parameters, and the memory that it needs at a length, measured."""
+"""The size of a model: its number of parameters, and its measured memory at a length."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BYTES = 4  # of float32
 
 @dataclass(frozen=True)
 class Memory:
-    """What a model needs at a length on this machine, in bytes; float32, one document.
+    """The memory of a model at a length on this machine, in bytes, for one document in float32.
 
     Attributes:
         weights: of the parameters.
@@ -42,8 +42,8 @@ class Memory:
 def memory_at(model_class: type[LongformerPlusPreTrainedModel], config: LongformerPlusConfig, length: int) -> Memory:
     """Measure the memory that a model of this configuration needs. Linux only.
 
-    Models with random weights and one and two of its layers are run, each in a process of its own: every further layer
-    adds to a training step what the second does, and to a forward nothing.
+    Runs models with random weights and one or two layers, each in a process of its own. Every further layer adds to a
+    training step as much as the second one, and nothing to a forward.
 
     Args:
         model_class: one of this package.
@@ -74,7 +74,7 @@ def memory_at(model_class: type[LongformerPlusPreTrainedModel], config: Longform
 
 
 def count_parameters(model_class: type[LongformerPlusPreTrainedModel], config: LongformerPlusConfig) -> int:
-    """The parameters of a model, those that are tied counted once."""
+    """The number of parameters of a model; tied ones count once."""
     with torch.device("meta"):
         return model_class(config).num_parameters()
 

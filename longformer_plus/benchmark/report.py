@@ -1,4 +1,4 @@
-"""What benchmarks have measured: recorded as JSON, printed as a table, drawn as curves."""
+"""Benchmark results: recorded as JSON, printed as a table, drawn as curves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .workloads import Workload
 
 PLOT_FORMATS = (".svg", ".png")
 
-# The fields of a workload that make a difference to a model; to the others only those that no list below names.
+# The fields of a workload that affect only some models. All other fields affect every model.
 _ONLY_FOR = {
     "window": ("transformers", "longformer_plus"),
     "num_global": ("transformers", "longformer_plus"),
@@ -44,7 +44,7 @@ class Recording:
     points: list[Point] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
-        """Write JSON; a file that is there is whole at any time, whenever this process is killed."""
+        """Write JSON atomically: the file is complete whenever this process is killed."""
         unfinished = path.with_name(path.name + ".part")
         unfinished.write_text(json.dumps(asdict(self), indent=1) + "\n")
         os.replace(unfinished, path)
@@ -140,7 +140,7 @@ def _model_cells(point: Point, name: str) -> tuple[str, str]:
 
 
 def profile(point: Point) -> str:
-    """What longformer_plus spends its time with, largest share first."""
+    """The operations of longformer_plus by share of the time, the largest first."""
     return "  " + ", ".join(f"{name} {share:.0%}" for name, share in point.profile.items() if share >= 0.005)
 
 
@@ -189,7 +189,7 @@ def notes(recording: Recording) -> str:
 
 
 def check_plot(path: Path) -> None:
-    """Ask before hours of measuring whether the plot can be drawn after it.
+    """Check, before hours of measuring, that the plot can be drawn afterwards.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
@@ -240,7 +240,7 @@ def plot(recordings: Sequence[Recording], path: Path) -> None:
 
 
 def _curves(points: Iterable[Point], varied: Iterable[str]) -> dict[str, dict[int, float]]:
-    """Microseconds per valid token by number of tokens, for each label; what a label does not tell apart is pooled."""
+    """Microseconds per valid token by number of tokens, for each label; points with the same label are pooled."""
     measured: dict[tuple[str, int], list[float]] = defaultdict(list)
     for point in points:
         for model, seconds in point.seconds.items():

@@ -32,7 +32,7 @@ DEVICES = ("cpu", "cuda")
 
 # Ids that are ordinary words in every vocabulary measured here.
 _WORDS = (10, 50000)
-# Of the linear layers without gradients on a CPU; glibc maps larger results afresh each time, which is slower.
+# Tokens at a time in linear layers on a CPU without gradients; glibc maps new pages for larger results, which is slow.
 _CHUNK_TOKENS = 1024
 
 
@@ -111,7 +111,7 @@ class Workload:
         return model.to(self.device)
 
     def inputs(self, model: PreTrainedModel) -> dict[str, Tensor]:
-        """What `model` is called with: `input_ids` (B, N), for mixed lengths `attention_mask` (B, N), for Longformers
+        """The inputs of `model`: `input_ids` (B, N), for mixed lengths `attention_mask` (B, N), for Longformers
         `global_attention_mask` (B, N)."""
         places = torch.arange(self.num_tokens)
         valid = places < torch.tensor(self.lengths())[:, None]
@@ -133,7 +133,7 @@ class Workload:
         self.synchronize()
 
     def synchronize(self) -> None:
-        """Wait for what the device has been told to do."""
+        """Wait until the device has done all its work."""
         if self.device == "cuda":
             torch.cuda.synchronize()
 

@@ -1,6 +1,7 @@
 """The command `longformer-plus`, one module for each subcommand.
 
-Each has `add`, which says its options. What it runs is imported when it runs: it may need an extra.
+The function `add` of each defines its options. A subcommand imports what it needs only when it runs: that may need an
+extra.
 """
 
 from __future__ import annotations

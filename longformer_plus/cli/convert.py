@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 _DESCRIPTION = """\
-Write a checkpoint of another kind as one of LongformerPlus, with its tokenizer. What it is, is found out by looking:
+Convert a checkpoint of another kind to LongformerPlus, with its tokenizer. The kind is detected:
 
   RoBERTa, XLM-RoBERTa, CamemBERT, BERT, ELECTRA   made long: layers and head are kept, positions are copied one after
                                                    another, global projections are copies of the local ones
@@ -16,9 +16,9 @@ Write a checkpoint of another kind as one of LongformerPlus, with its tokenizer.
   LED                                              the encoder
   TFLongformer (tf_model.h5)                       without TensorFlow; needs the extra `tensorflow`
 
-With --to the way is back: from LongformerPlus to transformers' Longformer, or to a short model. What the other has not
-(dilation, causal attention ...) is refused, not dropped. With --to sentence-transformers the encoder of a checkpoint,
-or of adapters, is written as SentenceTransformer(...) loads it; needs the extra `sentence-transformers`.
+With --to, convert LongformerPlus back to transformers' Longformer, or to a short model. A model with features that the
+target lacks (dilation, causal attention ...) is refused. With --to sentence-transformers, write the encoder of a
+checkpoint, or of adapters, as SentenceTransformer(...) loads it; this needs the extra `sentence-transformers`.
 
 A model that was made long computes what the short one did, wherever half the window reaches across the document. For
 longer ones it should be trained on a little more text.

@@ -8,8 +8,8 @@ from importlib import metadata
 from typing import Any
 
 _DESCRIPTION = """\
-Print what a report of a problem should say: versions, devices, and of every attention backend whether it runs here,
-forward and backward, and if not, why. Backends are found out by running a small model on each device.
+Print what a bug report needs: versions, devices, and whether each attention backend runs here, forward and backward,
+and if not, why. This runs a small model with each backend on each device.
 """
 
 _BACKENDS = ("eager", "sdpa", "flex_attention")
@@ -83,7 +83,7 @@ def _devices() -> Iterator[tuple[str, str]]:
 
 
 def _try(backend: str, device: str) -> str:
-    """What happens when a small model runs on a device with a backend, in a few words."""
+    """Whether a small model runs on a device with a backend, and if not, why, in a few words."""
     from ..benchmark.backends import first_sentence, reason_against_flex, reason_against_forward, run_small_model
 
     if reason := reason_against_forward(backend, device):

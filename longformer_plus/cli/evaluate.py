@@ -36,7 +36,14 @@ def add(commands: Any) -> None:
     add("--eval", dest="evaluation", nargs="+", default=[], metavar="SOURCE", help="files, folders or hub data sets")
     add("--train", nargs="+", default=[], metavar="SOURCE", help="what the baselines learn from")
     add("--prompts", nargs="+", default=[], metavar="TEXT", help="for fill-mask: sentences with one <mask>")
-    add("--columns", nargs="+", type=pair, default=[], metavar="FIELD=COLUMN", help="where the data call a field else")
+    add(
+        "--columns",
+        nargs="+",
+        type=pair,
+        default=[],
+        metavar="FIELD=COLUMN",
+        help="names of fields in the data, if other",
+    )
     add("--join-by", metavar="FIELD", help="join the paragraphs with the same FIELD to one article, such as title")
     add("--contexts", nargs="+", type=int, default=[512, 4096], metavar="N", help="for fill-mask (512 4096)")
     add("--max-length", type=int, metavar="N", help="for other tasks: tokens read at once; all that the model can")
@@ -78,7 +85,7 @@ def _run(options: argparse.Namespace) -> None:
         )
         results["scores"] = evaluate_checkpoint(plan)
         for name, scores in results["scores"].items():
-            shown = (f"{score.replace('_', ' ')} {value:.4g}" for score, value in scores.items())
-            print(f"{name}: {', '.join(shown)}")
+            formatted = (f"{score.replace('_', ' ')} {value:.4g}" for score, value in scores.items())
+            print(f"{name}: {', '.join(formatted)}")
     if options.json is not None:
         options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

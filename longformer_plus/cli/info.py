@@ -66,7 +66,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def attention_of(config: PreTrainedConfig) -> dict[str, str]:
-    """What a Longformer's configuration says of its attention and its size, in words."""
+    """The attention and the size of a Longformer's configuration, in words."""
     windows, dilations = config.windows, config.dilations
     return {
         "window": f"{_shortly(windows)} tokens, half on each side",
@@ -93,7 +93,7 @@ def _type_of(model: PreTrainedModel) -> str:
 
 
 def _shortly(values: list[Any]) -> str:
-    """One value for all layers, where it is one."""
+    """One value if all layers have the same, else all values."""
     return str(values[0]) if all(value == values[0] for value in values) else str(values)
 
 

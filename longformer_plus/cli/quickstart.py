@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 _SAMPLE = "lighthouses.txt"
-_SURE = 0.6
+_LEAST_SCORE = 0.6
 
 
 def add(commands: Any) -> None:
@@ -48,7 +48,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _fill_masks(name: str, text: str) -> None:
-    """What stands where a word is hidden: in a sentence, and in the middle of the document."""
+    """Predict a hidden word: in a sentence, and in the middle of the document."""
     from transformers import AutoTokenizer, pipeline
 
     from .. import shipped_checkpoint
@@ -75,7 +75,7 @@ def _fill_masks(name: str, text: str) -> None:
 
 
 def _tag(text: str) -> None:
-    """Names of people and places of which the tagger is sure, those that come most often first."""
+    """Print the names of people and places with a high score, the most frequent first."""
     from transformers import AutoModelForTokenClassification, AutoTokenizer
 
     from .. import shipped_checkpoint
@@ -85,8 +85,8 @@ def _tag(text: str) -> None:
     model = AutoModelForTokenClassification.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, add_prefix_space=True)
     found = find_entities(text, tag_document(model, tokenizer, text))
-    names = [entity for entity in found if entity.score > _SURE and entity.text[0].isupper()]
-    print(f"Entities:   {len(found)} found, {len(names)} of them names with a score above {_SURE}")
+    names = [entity for entity in found if entity.score > _LEAST_SCORE and entity.text[0].isupper()]
+    print(f"Entities:   {len(found)} found, {len(names)} of them names with a score above {_LEAST_SCORE}")
     for label, kind in (("PER", "people"), ("GPE", "places")):
         counts = Counter(" ".join(entity.text.split()) for entity in names if entity.label == label)
         if counts:
@@ -94,7 +94,7 @@ def _tag(text: str) -> None:
 
 
 def _compare(text: str) -> None:
-    """The same weights in transformers' Longformer: the same numbers, and the time of both."""
+    """Compare logits and time with transformers' Longformer of the same weights."""
     import torch
     from transformers import AutoTokenizer
 

@@ -35,7 +35,7 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from ..integrations.data.packing import train_tokenizer
+    from ..integrations.data.tokenizer import train_tokenizer
 
     sources, weights = weighted_sources(options.sources)
     tokenizer = train_tokenizer(

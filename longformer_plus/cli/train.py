@@ -47,6 +47,9 @@ examples:
       the same command again: go on from the last checkpoint, as if nothing had happened
   accelerate launch --config_file docs/examples/accelerate/ddp.yaml -m longformer_plus.cli train ...
       on several devices or machines
+  accelerate launch --config_file docs/examples/accelerate/ddp.yaml --num_processes 4 -m longformer_plus.cli train \\
+      --context-parallel 4 --batch 1 --max-length 65536 ...
+      the same, but each document over four devices: longer ones than one of them holds
 """
 
 
@@ -167,6 +170,13 @@ def _add_how(add: Any) -> None:
     add("--group-by-length", action="store_true", help="batches of documents of like lengths: less padding")
     add("--attn-implementation", default="sdpa", metavar="NAME", help="eager, sdpa or flex_attention (sdpa)")
     add("--seed", type=int, default=0, metavar="N", help="of everything random (0)")
+    add(
+        "--context-parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that share each document in training, each a slice of its tokens (1)",
+    )
     add("--workers", type=int, default=0, metavar="N", help="processes that prepare batches (0)")
 
 
@@ -200,7 +210,7 @@ def weighted_sources(texts: list[str]) -> tuple[list[str], list[float] | None]:
     """SOURCE or SOURCE=WEIGHT, one after another -> the sources and their weights, None where none are given.
 
     Raises:
-        ValueError: some have a weight and some do not, or one is no number.
+        ValueError: only some sources have a weight, or a weight is not a number.
     """
     parts = [text.rpartition("=") if "=" in text else (text, "", "") for text in texts]
     sources = [source for source, _, _ in parts]
@@ -217,6 +227,8 @@ def weighted_sources(texts: list[str]) -> tuple[list[str], list[float] | None]:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from torch import distributed
+
     from ..integrations.tasks import task_named
     from ..integrations.training import TrainingPlan, train
     from ..shipped.names import resolve_checkpoint
@@ -228,3 +240,5 @@ def _run(options: argparse.Namespace) -> None:
     if task_named(options.task).is_packed:
         given["train"], given["weights"] = weighted_sources(options.train)
     train(TrainingPlan(**given))
+    if distributed.is_initialized():
+        distributed.destroy_process_group()  # left over, it can keep Python from ending

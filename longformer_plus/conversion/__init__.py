@@ -8,10 +8,10 @@
     convert_from_allenai     AllenAI's first releases
     convert_from_led         the encoder of LED
     convert_from_tensorflow  tf_model.h5 of TFLongformer..., without TensorFlow
-    convert_checkpoint       a folder of any of these kinds, found out by looking at it
+    convert_checkpoint       a checkpoint of any of these kinds, which it detects
 
-Nothing that a checkpoint holds is executed; what is damaged is refused with a CheckpointError. What is written appears
-when all of it is there, and replaces nothing unless that is asked for.
+No code in a checkpoint is executed; a damaged checkpoint raises a CheckpointError. An output folder appears only when
+it is complete, and replaces an existing one only with `overwrite`.
 """
 
 from .allenai import convert_from_allenai

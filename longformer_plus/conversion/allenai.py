@@ -21,7 +21,7 @@ from .reading import Checkpoint, CheckpointError, find_checkpoint, guarded, load
 from .to_long import POSITIONS, SHARED_FIELDS
 from .writing import check_output, save
 
-# What config.json of their releases has and no other.
+# A field that only the config.json of their releases has.
 SIGN = "attention_mode"
 
 # RoBERTa's, and fixed in their code whatever the configuration says.
@@ -37,13 +37,13 @@ def convert_from_allenai(
 ) -> LongformerPlusPreTrainedModel:
     """A LongformerPlus model from a folder of AllenAI's release (`longformer-base-4096.tar.gz`, unpacked).
 
-    With an LM head among the weights it is a LongformerPlusForMaskedLM, else a LongformerPlusModel. Their encoders of
-    LED are read by `convert_from_led`.
+    If the weights include an LM head, it is a LongformerPlusForMaskedLM, else a LongformerPlusModel. Use
+    `convert_from_led` for their LED releases.
 
     Args:
         path: the folder, with config.json and pytorch_model.bin; or a repository of that layout.
         save_to: a new folder for the model and its tokenizer; by default nothing is written.
-        tokenizer: to be saved with it; read from the folder where it has one. Their releases have none: theirs is
+        tokenizer: to be saved with the model; by default that of the folder, if any. Their releases have none: they use
             RoBERTa's.
         overwrite: replace the checkpoint at `save_to`.
 
@@ -69,10 +69,10 @@ def convert_from_allenai(
 
 
 def attention_fields(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The options of attention in a configuration of theirs, as LongformerPlusConfig has them.
+    """Convert the attention options of their configuration to those of LongformerPlusConfig.
 
     Raises:
-        CheckpointError: the windows are not said.
+        CheckpointError: the windows are missing.
     """
     one_sided = fields.get("attention_window")
     if not isinstance(one_sided, list) or not all(isinstance(width, int) for width in one_sided):

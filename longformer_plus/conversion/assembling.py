@@ -1,4 +1,4 @@
-"""A model from a configuration and weights by name: all of them, in their shapes, copied."""
+"""Building a model from a configuration and copies of weights, with a check of every name and shape."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ def rename(weights: Mapping[str, Tensor], prefixes: Sequence[tuple[str, str]]) -
 
     Args:
         weights: by name.
-        prefixes: what names start with, and what they start with instead. The first that fits is taken; a name that
-            none fits is kept.
+        prefixes: pairs of an old and a new prefix. The first pair that matches a name is applied; other names stay.
     """
     renamed = {}
     for name, tensor in weights.items():
@@ -74,7 +73,7 @@ def assemble(
     copies = {name: tensor.detach().clone() for name, tensor in weights.items() if name not in tied}
     copies.update({name: copies[source] for name, source in tied.items() if source in copies})
     _check_weights(blank, copies)
-    # Not on the meta device: some models have buffers, which no weights fill.
+    # Not on the meta device: some models have buffers that are not among the weights.
     with no_init_weights():
         model = model_class(config, **options)
     model.load_state_dict(copies, assign=True)

@@ -1,4 +1,4 @@
-"""Any checkpoint to LongformerPlus, by what it says that it is; and LongformerPlus to what is wanted."""
+"""Converting any kind of checkpoint to LongformerPlus, and LongformerPlus to other kinds."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def convert_checkpoint(
     max_length: int | None = None,
     overwrite: bool = False,
 ) -> PreTrainedModel:
-    """Convert a checkpoint of any kind that this package knows into a new folder.
+    """Convert a checkpoint of any supported kind into a new folder.
 
     Args:
         path: its folder, or its name on the hub.
         save_to: the new folder.
-        to: "longformer_plus", or from a LongformerPlus or Longformer "longformer" or a short model's type.
-        attention_window: total width in tokens, of a model made long (512 when None).
-        max_length: the most tokens, of a model made long (4096 when None) or short (512 when None).
+        to: "longformer_plus"; for a LongformerPlus or Longformer also "longformer" or the type of a short model.
+        attention_window: total width in tokens, for making a short model long (512 when None).
+        max_length: the most tokens of a document, for making a model long (4096 when None) or short (512 when None).
         overwrite: replace the checkpoint at `save_to`.
 
     Returns:
         The model that was written.
 
     Raises:
-        CheckpointError, FileExistsError, ValueError: as the conversions of this package, one of which does it.
+        CheckpointError, FileExistsError, ValueError: as in the conversion that it calls.
     """
     folder = find_checkpoint(path)
     kind = kind_of(folder)
@@ -70,7 +70,7 @@ def convert_checkpoint(
 
 
 def kind_of(folder: Path) -> str:
-    """What a checkpoint's folder holds: "tensorflow", "allenai", "led", "longformer" (of either kind) or "short"."""
+    """The kind of a checkpoint: "tensorflow", "allenai", "led", "longformer" (also LongformerPlus) or "short"."""
     fields = read_config(folder)
     if "d_model" in fields and (SIGN in fields or fields.get("model_type") == "led"):
         return "led"

@@ -19,7 +19,7 @@ from .reading import Checkpoint, CheckpointError, find_checkpoint, guarded, load
 from .to_long import POSITIONS
 from .writing import check_output, save
 
-# BART's table starts with two rows for no token, which transformers' LED has not.
+# BART's position table starts with two rows that are not for tokens; the table of transformers' LED does not.
 _RESERVED_BY_BART = 2
 
 _WORDS = "embeddings.word_embeddings.weight"
@@ -34,7 +34,7 @@ _NAMES = {
     r"layers\.(\d+)\.fc2\.": r"encoder.layer.\1.output.dense.",
     r"layers\.(\d+)\.final_layer_norm\.": r"encoder.layer.\1.output.LayerNorm.",
 }
-# Options of BART's that AllenAI's releases could set, and the values for which the encoder is Longformer's.
+# BART's options that AllenAI's releases can set, and the values for which the encoder computes the same as Longformer.
 _NEEDED = {
     "normalize_before": False,
     "add_final_layer_norm": False,
@@ -53,7 +53,7 @@ def convert_from_led(
 ) -> LongformerPlusModel:
     """A LongformerPlusModel with the weights of LED's encoder; the decoder is left behind.
 
-    In LED padding takes positions: pad to the right to compare the two.
+    In LED padding takes up positions: to compare the two, pad on the right.
 
     Args:
         model_or_path: an LED model of transformers, or the folder or name on the hub of one, of AllenAI's release too.
@@ -68,7 +68,7 @@ def convert_from_led(
         CheckpointError: the folder's files are damaged, unsafe, incomplete, or not of LED.
         FileExistsError: `save_to` exists.
         TypeError: the model is of another kind.
-        ValueError: the encoder has what Longformer has not.
+        ValueError: the encoder uses an option that Longformer does not have.
     """
     check_output(save_to, overwrite)
     if isinstance(model_or_path, PreTrainedModel):

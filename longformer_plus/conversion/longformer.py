@@ -44,7 +44,7 @@ def convert_from_longformer(
 ) -> LongformerPlusPreTrainedModel:
     """A LongformerPlus model from one of transformers' Longformer, with the same weights in the same precision.
 
-    To use a Longformer checkpoint none of this is needed: `LongformerPlus….from_pretrained` reads it as it is. This
+    No conversion is needed to use a Longformer checkpoint: `LongformerPlus….from_pretrained` reads it. This function
     writes it as LongformerPlus, and old pickles as safetensors.
 
     Args:
@@ -87,7 +87,7 @@ def convert_to_longformer(
 
     Raises:
         CheckpointError, FileExistsError, TypeError: as for `convert_from_longformer`.
-        ValueError: the model has what transformers' Longformer has not; the message names it.
+        ValueError: the model has a feature that transformers' Longformer lacks; the message names it.
     """
     check_output(save_to, overwrite)
     model, tokenizer = load_longformer_plus(model_or_path, tokenizer)
@@ -105,7 +105,7 @@ def convert_to_longformer(
 def load_longformer_plus(
     model_or_path: PreTrainedModel | Checkpoint, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> tuple[LongformerPlusPreTrainedModel, PreTrainedTokenizerBase | None]:
-    """A LongformerPlus model, from one or from a Longformer, and its tokenizer where one is given or in the folder."""
+    """Load or convert a Longformer or LongformerPlus model, with the given tokenizer or that of the folder, if any."""
     if isinstance(model_or_path, LongformerPlusPreTrainedModel):
         return model_or_path, tokenizer
     if isinstance(model_or_path, LongformerPreTrainedModel):
@@ -119,16 +119,16 @@ def load_longformer_plus(
         )
     folder = find_checkpoint(model_or_path)
     model_class = class_named(read_config(folder).get("architectures"), folder)
-    # First what is small: its faults are found sooner.
+    # The tokenizer first: it is small, so that damage is found early.
     tokenizer = tokenizer or load_tokenizer(folder)
     return load_model(model_class, folder), tokenizer
 
 
 def class_named(architectures: Sequence[str] | None, checkpoint: object) -> type[LongformerPlusPreTrainedModel]:
-    """The class of this package for what a Longformer's or LongformerPlus checkpoint says that it is.
+    """The class of this package for the `architectures` of a Longformer or LongformerPlus checkpoint.
 
     Raises:
-        ValueError: it says nothing, or something else.
+        ValueError: `architectures` is missing, or names no Longformer class.
     """
     for name in architectures or ():
         name = name.removeprefix("TF")
@@ -142,11 +142,11 @@ def class_named(architectures: Sequence[str] | None, checkpoint: object) -> type
 
 
 def refuse_what_only_longformer_plus_has(config: LongformerPlusConfig, other: str) -> None:
-    """Raise a ValueError for attention that no other model of these weights computes.
+    """Raise a ValueError if a model has dilation or causal attention, which only LongformerPlus computes.
 
     Args:
-        config: of a LongformerPlus model.
-        other: what is wanted instead, as the message begins.
+        config: the configuration of a LongformerPlus model.
+        other: the kind of model to convert to, for the message.
     """
     if any(step != 1 for layer in config.dilations for step in layer):
         raise ValueError(f"{other} has no dilation, and attention_dilation={config.attention_dilation!r} here.")
@@ -177,5 +177,5 @@ def _plus_name(model_class: type) -> str:
 
 
 def _pooling(model: PreTrainedModel) -> dict[str, bool]:
-    """Whether there is a pooler, as an argument of the classes that have a choice."""
+    """The argument `add_pooling_layer` for a bare encoder; empty for models with a head."""
     return {"add_pooling_layer": getattr(model, "pooler", None) is not None} if model.base_model is model else {}

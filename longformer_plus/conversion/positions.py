@@ -38,7 +38,7 @@ def extend_positions(
         CheckpointError: the folder's files are damaged, unsafe or incomplete.
         FileExistsError: `save_to` exists.
         TypeError: the model is of another kind.
-        ValueError: `max_length` is not above what the model has.
+        ValueError: `max_length` is not above the number of positions of the model.
     """
     check_output(save_to, overwrite)
     model, tokenizer = load_longformer_plus(model_or_path, tokenizer)

@@ -1,7 +1,7 @@
-"""Reading checkpoints that others wrote: nothing in them is executed, and what is damaged is refused.
+"""Reading checkpoints from unknown sources: no code in them is executed, and damaged files are refused.
 
-Files are looked at before anything is built from them: sizes, the headers of safetensors, the compression of pickles,
-the names in an index. transformers and torch then read them, pickles with `weights_only`.
+Before anything is built from the files, these are checked: sizes, the headers of safetensors, the compression of
+pickles, and the names in an index. transformers and torch then read the files, pickles with `weights_only`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.get_logger(__name__)
 
 Checkpoint = str | os.PathLike[str]
 
-# The first kind that a folder has is read, of each the whole file before the index of its parts.
+# In order of preference; of each kind, the whole file before the index of its parts.
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 TENSORFLOW = ("tf_model.h5", "tf_model.h5.index.json")
@@ -37,7 +37,7 @@ TENSORFLOW = ("tf_model.h5", "tf_model.h5.index.json")
 # Bytes. The largest tokenizers in use have some 35 MB.
 _LARGEST_JSON = 16 * 2**20
 _LARGEST_TOKENIZER = 128 * 2**20
-# transformers makes a name for each: a number from nowhere would fill the memory.
+# transformers makes a name for each label: a damaged number could fill the memory.
 _MOST_LABELS = 10**6
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "sentencepiece.bpe.model", "spiece.model")
 _BESIDE_VOCABULARIES = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -109,14 +109,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     if isinstance(labels, int) and labels > _MOST_LABELS:
         raise CheckpointError(f"{file} says num_labels={labels}: at most {_MOST_LABELS:,} are read.")
     for name in ("attn_implementation", "_attn_implementation", "_attn_implementation_internal"):
-        # With a slash in it transformers takes it for the name of code on the hub.
+        # transformers takes a value with a slash for the name of code on the hub.
         if "/" in str(fields.get(name, "")):
             raise CheckpointError(f"{file} is not safe to read: {name}={fields[name]!r} names code to be fetched.")
     return fields
 
 
 def weight_files(folder: Path, kinds: Sequence[Sequence[str]] = (SAFETENSORS, PICKLES)) -> list[Path]:
-    """The files that a folder's weights are in, of the first of `kinds` that is there.
+    """The files of a folder's weights, of the first of `kinds` that it has.
 
     Raises:
         CheckpointError: there are none, or the index of their parts names a file that is missing or elsewhere.
@@ -172,10 +172,10 @@ def _load_pickle(file: Path, device: str) -> dict[str, Tensor]:
 
 
 def check_weight_file(file: Path) -> None:
-    """Look at a file of weights without building anything from it.
+    """Check a file of weights without building anything from it.
 
     Raises:
-        CheckpointError: a safetensors file is not whole, or a pickle would grow when it is unpacked.
+        CheckpointError: a safetensors file is incomplete, or a pickle would grow when it is unpacked.
     """
     if file.suffix == ".safetensors":
         # The header says where each tensor lies, and must fit the size of the file.
@@ -202,7 +202,7 @@ def load_model(model_class: type[_Model], folder: Path, **options: Any) -> _Mode
     """
     _check_sizes(model_class, folder)
     read: Any = partial(model_class.from_pretrained, folder, output_loading_info=True, weights_only=True, dtype="auto")
-    # What does not fit is said below, in a line.
+    # The errors and warnings below replace the long reports of transformers.
     with silence():
         model, loading = guarded(folder, partial(read, **options))
     missing = sorted(loading["missing_keys"])
@@ -218,7 +218,7 @@ def load_model(model_class: type[_Model], folder: Path, **options: Any) -> _Mode
 
 
 def check_layers(wanted: object, names: Iterable[str]) -> None:
-    """Refuse a number of layers that the weights do not have, before a model with them is built.
+    """Refuse a number of layers that differs from the weights, before a model is built.
 
     Args:
         wanted: `num_hidden_layers` of the configuration.
@@ -294,7 +294,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
 
 
 def guarded(what: Path, read: Callable[[], _Read]) -> _Read:
-    """What `read` returns; whatever it raises becomes a CheckpointError that names the file or folder."""
+    """Call `read`; any error becomes a CheckpointError that names the file or folder."""
     try:
         return read()
     except (ModuleNotFoundError, MemoryError):
@@ -323,7 +323,7 @@ def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).strip().splitlines()]
     if not lines:
         return type(error).__name__
-    # What a validation found stands on the line after.
+    # The message of a failed validation is on the second line.
     text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     return f"{type(error).__name__}: {text.rstrip('.')}"
 

@@ -1,8 +1,8 @@
-"""The short models that become long, and where the parts of their heads are: RoBERTa, XLM-RoBERTa, CamemBERT, BERT
-and ELECTRA.
+"""The short models that can be made long, and the parameter names of their heads: RoBERTa, XLM-RoBERTa, CamemBERT,
+BERT and ELECTRA.
 
-The layers of all of them are Longformer's, name by name, without global projections. What differs is the position
-table, what a head's parts are called, and sometimes an activation that Longformer's heads have not.
+Their layers have the same parameter names as Longformer's, without global projections. They differ in the position
+table, in the names of the heads' parameters, and sometimes in an activation that Longformer's heads do not have.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Family:
     Attributes:
         names: what their classes' names start with.
         model_types: their `model_type`.
-        prefix: what the encoder is called in a model with a head.
+        prefix: the name of the encoder in a model with a head.
         has_reserved_positions: whether positions start after the padding index, as Longformer's do, and not at 0.
         has_pooler: whether the bare encoder has one.
     """
@@ -48,9 +48,9 @@ class Head:
     """A head of a family, and its place in LongformerPlus.
 
     Attributes:
-        target: the class that has a place for it.
-        renamed: what its parameters' names start with, there and here, the encoder's prefix left out.
-        left_behind: what the names of parameters without a place start with.
+        target: the class of this package with the same head.
+        renamed: pairs of the prefixes of its parameters' names, there and here, without the encoder's prefix.
+        left_behind: the prefixes of parameters that the target does not have.
         needs: options of the configuration, and the values for which the two compute the same.
     """
 
@@ -129,10 +129,10 @@ ENCODER_ALONE = (
 
 
 def class_named(architectures: Sequence[str] | None, folder: object) -> type[PreTrainedModel]:
-    """The class of transformers that a checkpoint says it is of, one of those that `HEADS` knows.
+    """The class of transformers that a checkpoint's `architectures` names.
 
     Raises:
-        ValueError: it says nothing, or something else.
+        ValueError: `architectures` is missing, or names no class in `HEADS`.
     """
     known = {prefix + head for family, heads in HEADS.items() for prefix in family.names for head in heads}
     for name in architectures or ():

@@ -28,7 +28,7 @@ from .reading import (
 )
 from .writing import check_output, save
 
-# The parts of the models of TFLongformer. Before them stand the names of a layer's group and of the model.
+# The parts of TFLongformer models. In a path, the names of the layer's group and of the model come before them.
 _PARTS = ("longformer", "lm_head", "classifier", "qa_outputs")
 # What TensorFlow calls a layer's variables; a kernel is (inputs, outputs), a weight of torch (outputs, inputs).
 _VARIABLES = {
@@ -114,7 +114,7 @@ def _read_file(file: Path) -> dict[str, Tensor]:
 
 def _read_variable(path: str, dataset: Any) -> tuple[str, Tensor]:
     """A variable's name and value, for torch."""
-    # Keras stores each as it is. Anything else might be another file's contents, or unfold to any size.
+    # Keras stores plain data. Other storage could refer to another file, or expand to any size.
     if dataset.external or dataset.is_virtual or dataset.id.get_storage_size() != dataset.nbytes:
         raise CheckpointError(f"{path} is not stored as Keras stores variables, and is not read.")
     tensor = torch.from_numpy(dataset[()])

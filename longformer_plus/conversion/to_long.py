@@ -1,4 +1,4 @@
-"""Short models to long ones; which ones, `short_models` says."""
+"""Making the short models of `short_models` long."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def convert_to_long(
         CheckpointError: the folder's files are damaged, unsafe or incomplete.
         FileExistsError: `save_to` exists.
         TypeError: the model is of another kind.
-        ValueError: the model has what Longformer has not, or an argument is not allowed.
+        ValueError: the model has a feature that Longformer lacks, or an argument is not allowed.
     """
     check_output(save_to, overwrite)
     if isinstance(model_or_path, PreTrainedModel):
@@ -147,7 +147,7 @@ def _long_config(
 
 
 def _warn_of_repeated_positions(config: LongformerPlusConfig, short: int) -> None:
-    """Say so where tokens will see two others at the same copied position."""
+    """Warn if a window is so wide that it will contain the same copied position twice."""
     widest = max(config.windows)
     if widest > short < config.max_tokens:
         logger.warning(
@@ -163,7 +163,7 @@ def short_length(config: PreTrainedConfig, family: Family) -> int:
 
 
 def num_reserved(config: PreTrainedConfig, family: Family) -> int:
-    """How many rows of the short model's position table are for no token."""
+    """How many rows of the short model's position table are not for tokens."""
     return config.pad_token_id + 1 if family.has_reserved_positions else 0
 
 
@@ -184,7 +184,7 @@ def _with_weights_of(
 
 
 def _long_table(table: Tensor, reserved: int, config: LongformerPlusConfig) -> Tensor:
-    """The position table of the long model. Rows for no token are zero where the short one has none."""
+    """The position table of the long model. Its rows that are not for tokens are zero if the short model has none."""
     wanted = config.max_position_embeddings - config.max_tokens
     if reserved != wanted:
         table = torch.cat([table.new_zeros(wanted, table.shape[1]), table[reserved:]])

@@ -26,11 +26,11 @@ def convert_to_short(
     tokenizer: PreTrainedTokenizerBase | None = None,
     overwrite: bool = False,
 ) -> PreTrainedModel:
-    """A short model of transformers from a LongformerPlus model: what `convert_to_long` does, undone.
+    """A short model of transformers from a LongformerPlus model, the inverse of `convert_to_long`.
 
-    The global projections have no place in it and are left behind, as are positions beyond `max_length`. Every token
-    of the short model sees every other: it computes the same as the long one where half the window reached across the
-    document, and global tokens had the local projections.
+    The global projections and the positions beyond `max_length` are dropped. Every token of the short model sees every
+    other. So the two compute the same if half the window reaches across the document and the global projections equal
+    the local ones.
 
     Args:
         model_or_path: a LongformerPlus model, or the folder or name on the hub of one, or of a Longformer.

@@ -1,4 +1,4 @@
-"""Writing checkpoints: a folder appears when all of it is written, and replaces another only if that was asked for."""
+"""Writing checkpoints: a folder appears only when it is complete, and replaces another only with `overwrite`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .reading import Checkpoint
 
 
 def check_output(path: Checkpoint | None, overwrite: bool) -> None:
-    """Raise an error, before work is done, if a checkpoint could not be written to `path`.
+    """Check, before any work is done, that a checkpoint can be written to `path`.
 
     Raises:
-        FileExistsError: it exists, and overwriting was not asked for.
-        ValueError: it is a file, or a folder with something else in it than a checkpoint, or stands in no folder.
+        FileExistsError: it exists, and `overwrite` is False.
+        ValueError: it is a file or a folder that is no checkpoint, or its parent folder does not exist.
     """
     if path is None:
         return
@@ -79,7 +79,7 @@ def save(
 
     Args:
         model: the model.
-        tokenizer: left as it is; what is written has another `model_max_length`.
+        tokenizer: it is not changed; the written copy gets the model's `model_max_length`.
         path: a new folder.
         overwrite: replace the checkpoint that is there.
         max_length: the most tokens of a document; what a LongformerPlus model has positions for when None.
@@ -107,7 +107,7 @@ def _tokenizer_for(tokenizer: PreTrainedTokenizerBase, is_plus: bool) -> PreTrai
 
 
 def _publish(draft: Path, output: Path) -> None:
-    """Put a whole draft in its place; what stood there is kept until the draft has its name."""
+    """Move a complete draft to its place; an existing folder is kept until the draft has its name."""
     if not output.exists():
         draft.replace(output)
         return

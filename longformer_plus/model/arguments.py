@@ -1,4 +1,4 @@
-"""The arguments that every head hands on to its encoder as they are."""
+"""The arguments that every head passes on to its encoder unchanged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class EncoderArguments(TypedDict, total=False):
-    """Keyword arguments of every head beyond the columns of a batch; `LongformerPlusModel.forward` explains them.
+    """Keyword arguments of every head besides the columns of a batch; see `LongformerPlusModel.forward`.
 
     Shapes: L layers, H heads, N tokens.
     """

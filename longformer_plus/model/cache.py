@@ -18,14 +18,14 @@ from ..configuration import LongformerPlusConfig
 
 
 class RollingLayer(CacheLayerMixin):
-    """What one layer keeps: keys and values of the global tokens and of the last R others.
+    """The cache of one layer: keys and values of the global tokens and of the last R tokens.
 
     While it records the past, as transformers' `DynamicSlidingWindowLayer` does, it keeps one row more for each token
-    since the last `crop`, at most `max_crop`, so that these tokens can be taken back.
+    since the last `crop`, at most `max_crop`, so that `crop` can remove these tokens again.
 
     Args:
-        reach: R, how many tokens back its windows reach.
-        max_crop: how many of the last tokens can be taken back at most.
+        reach: R, how many tokens back the layer's windows reach.
+        max_crop: the most tokens that `crop` can remove.
     """
 
     supports_early_init = False
@@ -49,26 +49,26 @@ class RollingLayer(CacheLayerMixin):
         self._global: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
     def activate_past_recording(self) -> None:
-        """Keep, from now on, what `crop` needs."""
+        """From now on keep the rows that `crop` needs."""
         self.record_past = True
 
     def recorded_after(self, num_new: int) -> int:
-        """How many tokens can be taken back after `num_new` more."""
+        """How many tokens `crop` can remove after `num_new` more tokens."""
         return min(self.num_recorded + num_new, self.max_crop) if self.record_past else 0
 
     def update(  # type: ignore[override]
         self, key_states: Tensor, value_states: Tensor, pattern: AttentionPattern
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Keep of the new tokens what later ones can attend to, and forget what they cannot.
+        """Add the new tokens, and drop the tokens that later ones cannot attend to.
 
         Args:
-            key_states, value_states: (B, N, H, D), of the local projections.
-            pattern: that of the forward. Only the first one may have global tokens.
+            key_states, value_states: (B, N, H, D), from the local projections.
+            pattern: the pattern of the forward. Only the first forward may have global tokens.
 
         Returns:
-            Keys and values (B, G + R + N, H, D) of the global tokens, of those kept before (R or more) and of the new
-            ones, and which of them may be attended to, (B, G + R + N) bool; see `attention.continued_local_rows`. Of
-            the first forward the new ones only.
+            Keys and values (B, G + R + N, H, D) of the global, the cached (R or more) and the new tokens, and which of
+            them may be attended to, (B, G + R + N) bool; see `attention.continued_local_rows`. In the first forward the
+            new tokens only.
         """
         new = (key_states, value_states, pattern.local_key_segments() >= 0)
         num_new = key_states.shape[1]
@@ -82,7 +82,7 @@ class RollingLayer(CacheLayerMixin):
             if self._global is not None:
                 parts.insert(0, self._global[:3])
             reached = tuple(torch.cat(rows, dim=1) for rows in zip(*parts, strict=True))  # type: ignore[assignment]
-            # A view is free, but it holds the memory of all rows: take one only where there are few others.
+            # A view is free, but keeps the memory of all rows alive: use it only if few rows are dropped.
             others = reached[0].shape[1] - self.reach - recorded
             last = (rows[:, others:] if others <= self.num_global + 1 else rows[:, others:].clone() for rows in reached)
             self.keys, self.values, self._is_key = last
@@ -93,17 +93,17 @@ class RollingLayer(CacheLayerMixin):
     def continue_with(
         self, key: Tensor, value: Tensor, pattern: AttentionPattern, local_rows: LocalRows, need_probabilities: bool
     ) -> tuple[Tensor, Tensor, LocalRows]:
-        """Keep the new tokens, and say what they attend to and by which function.
+        """Add the new tokens, and choose the keys, values and backend of the forward.
 
         Args:
-            key, value: (B, N, H, D), of the local projections.
-            pattern: that of the forward.
+            key, value: (B, N, H, D), from the local projections.
+            pattern: the pattern of the forward.
             local_rows: the backend.
             need_probabilities: whether the probabilities are to be returned.
 
         Returns:
-            Keys, values and the backend for the first forward; for one that continues a document the keys and values
-            (B, G + R + N, H, D) of the tokens kept and of the new ones, and `continued_local_rows` over them.
+            In the first forward `key`, `value` and `local_rows` as they are. After that the keys and values
+            (B, G + R + N, H, D) of the cached and the new tokens, and a backend that runs `continued_local_rows`.
         """
         continues, num_global = self.num_tokens > 0, self.num_global
         keys, values, is_key = self.update(key, value, pattern)
@@ -170,18 +170,18 @@ class RollingLayer(CacheLayerMixin):
             self._global = (keys, values, is_key & (places < self.num_tokens), places)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing: the first `update` makes the tensors."""
+        """Do nothing: the first `update` makes the tensors."""
 
     def get_seq_length(self) -> int:
-        """How many tokens there were, also those forgotten."""
+        """How many tokens the layer has seen, dropped ones included."""
         return self.num_tokens
 
     def get_max_length(self) -> int:
-        """-1, no maximum."""
+        """Return -1: there is no maximum."""
         return -1
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """The length of an attention mask with `query_length` more tokens, and 0, its first token."""
+        """The length of an attention mask after `query_length` more tokens, and its offset, 0."""
         return self.num_tokens + query_length, 0
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
@@ -193,7 +193,7 @@ class RollingLayer(CacheLayerMixin):
         self._each(lambda tensor: tensor.index_select(0, indices.to(tensor.device)))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Each row `repeats` times."""
+        """Repeat each row `repeats` times."""
         self._each(lambda tensor: tensor.repeat_interleave(repeats, dim=0))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> None:
@@ -205,9 +205,9 @@ class RollingLayer(CacheLayerMixin):
 
 
 def _last_rows(rows: Tensor, num_rows: int) -> Tensor:
-    """(B, N, ...) -> (B, num_rows, ...), a copy of the last, with fillers of zeros before them where they are fewer."""
+    """(B, N, ...) -> (B, num_rows, ...), a copy of the last rows, padded on the left with zeros."""
     last = rows[:, -num_rows:]
-    # Of no rows too, `pad` makes a copy.
+    # `pad` makes a copy even if it adds no rows.
     return F.pad(last, (0, 0) * (rows.dim() - 2) + (num_rows - last.shape[1], 0))
 
 
@@ -216,8 +216,8 @@ class LongformerPlusCache(Cache):
 
     Args:
         config: the model's.
-        max_crop: how many of the last tokens `crop` can take back at most, after `activate_past_recording`; assisted
-            generation calls both.
+        max_crop: the most tokens that `crop` can remove, after `activate_past_recording`; assisted generation calls
+            both.
 
     Raises:
         ValueError: the model is not causal.
@@ -238,23 +238,23 @@ class LongformerPlusCache(Cache):
 
     @property
     def num_rows(self) -> int:
-        """B of the forwards before, 0 if there were none."""
+        """B of the cached rows, 0 before the first forward."""
         return 0 if self.layers[0].keys is None else self.layers[0].keys.shape[0]
 
     def positions(self, counted: Tensor, first: int) -> Tensor:
-        """(B, N) or (1, N) position ids that continue those of the tokens before.
+        """(B, N) or (1, N) position ids that continue those of the cached tokens.
 
         Args:
-            counted: (B, N) or (1, N), as if the new tokens were a document of their own.
-            first: the position id of a document's first token; those of padding are lower.
+            counted: (B, N) or (1, N), position ids as if the new tokens were a document of their own.
+            first: the position id of a document's first token; the position ids of padding are lower.
         """
         if self._positions is None:
             return counted
         return torch.where(counted < first, counted, counted + self._positions[:, -1:] + 1 - first)
 
     def advance(self, position_ids: Tensor) -> None:
-        """Note the (B, N) or (1, N) position ids of a forward."""
-        # A row may have got nothing but padding.
+        """Record the (B, N) or (1, N) position ids of a forward."""
+        # A running maximum, since a row of the forward may be all padding.
         if recorded := self.layers[0].recorded_after(position_ids.shape[1]):
             if self._positions is not None:
                 num_rows = max(len(position_ids), len(self._positions))
@@ -280,7 +280,7 @@ class LongformerPlusCache(Cache):
         self._change_positions(lambda rows: rows.index_select(0, indices.to(rows.device)))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Each row `repeats` times."""
+        """Repeat each row `repeats` times."""
         super().batch_repeat_interleave(repeats)
         self._change_positions(lambda rows: rows.repeat_interleave(repeats, dim=0))
 

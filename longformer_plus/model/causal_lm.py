@@ -22,7 +22,7 @@ from .arguments import EncoderArguments
 from .cache import LongformerPlusCache
 from .heads import LongformerPlusLanguageModel, recorded
 from .inputs import flattened_documents
-from .losses import IGNORED_LABEL, Count, token_loss
+from .losses import IGNORED_LABEL, Count
 from .outputs import LongformerPlusCausalLMOutput
 
 
@@ -60,12 +60,12 @@ class LongformerPlusForCausalLM(LongformerPlusLanguageModel, GenerationMixin):
     ) -> LongformerPlusCausalLMOutput:
         """
         Args:
-            labels: (B, N) token ids, usually the `input_ids`, -100 where nothing is to be learned: the label at each
-                place is predicted from the token before it. The first of a document, and one that follows padding,
-                is not.
-            shift_labels: (B, N), in place of `labels`: what is to be predicted at each place itself. Training that
-                splits documents between devices gives these.
-            logits_to_keep: compute the logits of this many last tokens only, or of those at these places; 0 for all.
+            labels: (B, N) token ids, usually the `input_ids`; -100 for labels to ignore. Each label is predicted from
+                the token before it. The first token of a document and a token after padding are not predicted.
+            shift_labels: (B, N), in place of `labels`: the label to predict at each token itself. Context-parallel
+                training passes these.
+            logits_to_keep: compute the logits of only this many last tokens, or of the tokens at these positions; 0
+                for all.
 
         Returns:
             LongformerPlusCausalLMOutput: `logits` (B, N, V), `loss` where labels are given, and `past_key_values`.
@@ -100,7 +100,7 @@ class LongformerPlusForCausalLM(LongformerPlusLanguageModel, GenerationMixin):
                 document_ids = flattened_documents(kwargs, position_ids, labels.shape[1], ValueChecks())
             shift_labels = next_tokens(labels, attention_mask, document_ids)
         if shift_labels is not None:
-            loss = token_loss(logits, shift_labels, num_items_in_batch)
+            loss = self.token_loss(logits, shift_labels, num_items_in_batch)
         return LongformerPlusCausalLMOutput(
             loss=loss, logits=logits, past_key_values=outputs.past_key_values, **recorded(outputs)
         )
@@ -117,13 +117,13 @@ class LongformerPlusForCausalLM(LongformerPlusLanguageModel, GenerationMixin):
 
         Args:
             inputs: (B, N) token ids of the prompt; also as `input_ids`, or as `inputs_embeds` (B, N, E).
-            generation_config, args: as there.
-            kwargs: as there. Among them `global_attention_mask` (B, N) of the prompt; by default
-                `config.global_attention` chooses among its tokens, not among those generated.
+            generation_config, args: as in transformers.
+            kwargs: as in transformers, and `global_attention_mask` (B, N) of the prompt. By default
+                `config.global_attention` chooses global tokens in the prompt; generated tokens are never global.
 
         Raises:
-            ValueError: another kind of cache is asked for, guesses are to continue a cached document, or global tokens
-                stand where they cannot: after the first chunk of a prompt, or in what continues a cached document.
+            ValueError: another kind of cache is requested; assisted generation is to continue a cached document; or
+                there are global tokens after the first chunk of a prompt, or in a continuation of a cached document.
         """
 
         def setting(name: str) -> Any:
@@ -160,9 +160,9 @@ class LongformerPlusForCausalLM(LongformerPlusLanguageModel, GenerationMixin):
         return super().generate(inputs, generation_config, *args, **kwargs)  # type: ignore[misc]
 
     def _choose_global_tokens(self, ids: Tensor | None, embeds: Tensor | None, kwargs: dict[str, Any]) -> None:
-        """Put the global attention mask of the prompt into the arguments of `generate`, where none is given.
+        """Add the global attention mask of the prompt to the arguments of `generate`, if none is given.
 
-        Chosen once: in what is generated a policy would find others.
+        It is chosen once: later a policy would also choose among the generated tokens.
         """
         cache = kwargs.get("past_key_values")
         if kwargs.get("global_attention_mask") is not None or (cache is not None and cache.get_seq_length()):
@@ -181,8 +181,8 @@ class LongformerPlusForCausalLM(LongformerPlusLanguageModel, GenerationMixin):
     def prepare_inputs_for_generation(  # type: ignore[override]
         self, input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """What `generate` calls `forward` with: transformers' choice, with positions counted as the model counts them
-        and the new tokens' part of the prompt's global mask."""
+        """The inputs of `forward` in a step of `generate`: those of transformers, with the model's own positions, and
+        with the part of the prompt's global attention mask that covers the new tokens."""
         inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]
             input_ids,  # type: ignore[arg-type]
             inputs_embeds=inputs_embeds,
@@ -201,7 +201,7 @@ class LongformerPlusForCausalLM(LongformerPlusLanguageModel, GenerationMixin):
 
 
 def _check_global_tokens(kwargs: Mapping[str, Any], chunk: int | None) -> None:
-    """Raise a ValueError if tokens of a prompt are global that its first forward does not see."""
+    """Raise a ValueError if a token of the prompt outside of the first forward is global."""
     mask, cache = kwargs.get("global_attention_mask"), kwargs.get("past_key_values")
     if mask is None or cache is None:
         return
@@ -223,7 +223,7 @@ def _check_global_tokens(kwargs: Mapping[str, Any], chunk: int | None) -> None:
 
 
 def next_tokens(labels: Tensor, attention_mask: Tensor | None, document_ids: Tensor | None) -> Tensor:
-    """(B, N) labels -> (B, N), what each token is to predict; -100 at the end of a document and on padding."""
+    """(B, N) labels -> (B, N), the label that each token predicts; -100 at the end of a document and on padding."""
     following = F.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
     if attention_mask is not None:
         following = following.masked_fill(attention_mask == 0, IGNORED_LABEL)

@@ -13,12 +13,12 @@ from ..configuration import LongformerPlusConfig
 
 
 def tile_positions(table: Tensor, num_reserved: int, num_rows: int) -> Tensor:
-    """A position table of another length: its rows for tokens copied over and over (the paper's section 5), or cut.
+    """Change the length of a position table: repeat its rows for tokens (the paper's section 5), or cut them.
 
     Args:
         table: (positions, E).
-        num_reserved: how many of its first rows are for no token: up to and with the padding index.
-        num_rows: the number of rows wanted, those reserved among them.
+        num_reserved: how many of its first rows are not for tokens: those up to and including the padding index.
+        num_rows: the number of rows of the result, including the reserved ones.
 
     Returns:
         (num_rows, E).
@@ -53,9 +53,9 @@ class LongformerPlusEmbeddings(nn.Module):
     def positions(
         self, input_ids: Tensor | None, inputs_embeds: Tensor | None, segments: Tensor | None = None
     ) -> Tensor:
-        """(B, N) or (1, N) position ids: counted from the padding index + 1, padding itself at the padding index.
+        """(B, N) or (1, N) position ids, counted from the padding index + 1; padding has the padding index.
 
-        In each of the (B, N) `segments` they start again.
+        They start again in each segment of the (B, N) `segments`.
         """
         start = self.padding_idx + 1
         if input_ids is None:
@@ -70,7 +70,7 @@ class LongformerPlusEmbeddings(nn.Module):
         return count * is_token + self.padding_idx
 
     def resize_positions(self, num_rows: int) -> None:
-        """Give the position table another number of rows, by `tile_positions`."""
+        """Change the number of rows of the position table by `tile_positions`."""
         old = self.position_embeddings
         table = tile_positions(old.weight.detach(), self.padding_idx + 1, num_rows)
         self.position_embeddings = nn.Embedding.from_pretrained(table, freeze=False, padding_idx=self.padding_idx)

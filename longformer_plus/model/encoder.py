@@ -30,6 +30,7 @@ from .layers import LongformerPlusEncoder, LongformerPlusPooler
 from .outputs import LongformerPlusModelOutput
 from .padding import Padding
 from .pretrained import LongformerPlusPreTrainedModel
+from .splitting import SequenceSplit, check_split
 
 logger = logging.get_logger(__name__)
 
@@ -61,6 +62,8 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         self.embeddings = LongformerPlusEmbeddings(self.config)
         self.encoder = LongformerPlusEncoder(self.config)
         self.pooler = LongformerPlusPooler(self.config) if add_pooling_layer else None
+        # Set while the tokens are spread over processes; see `integrations.context_parallel`.
+        self.sequence_split: SequenceSplit | None = None
         self._dilations = tuple(sorted({step for layer in self.config.dilations for step in layer}))
         self.post_init()
 
@@ -102,13 +105,13 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
             output_attentions: return `attentions` and `global_attentions`, computed by the eager backend.
             output_hidden_states: return the hidden states: all, or those of these indices.
             head_mask: (H) or (L, H) factors of the heads' contributions.
-            max_global_tokens: a number that no row has more global tokens than. Given it, compiled and exported graphs
-                have no size that depends on the mask.
+            max_global_tokens: an upper bound of the global tokens of a row. With it, no size in compiled and exported
+                graphs depends on the mask.
             document_ids: (B, N) ints where rows hold several documents, one after another: tokens of different ids do
                 not see one another, and positions start again.
-            past_key_values: of a causal model, what it keeps of the tokens before; the masks may include those. Only
-                tokens of the first forward can attend globally.
-            use_cache: return `past_key_values`, new where none were given. Not with gradient checkpointing.
+            past_key_values: the cache of a causal model. The masks may include the cached tokens. Only tokens of the
+                first forward can attend globally.
+            use_cache: return `past_key_values`, a new cache if none was passed. Not with gradient checkpointing.
             kwargs: `return_dict`, False for a tuple; `seq_idx` (1, N) or `cu_seq_lens_q` (documents + 1) in place of
                 `document_ids`, as transformers' flattening collator has them, whose `position_ids` count from 0.
 
@@ -125,6 +128,8 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         cache = self._cache(past_key_values, use_cache)
+        split = self.sequence_split
+        check_split(split, output_attentions, cache is not None)
         head_masks = check_head_mask(self.config, head_mask)
         given = ModelInputs(
             input_ids, inputs_embeds, token_type_ids, position_ids, attention_mask, global_attention_mask, document_ids
@@ -146,8 +151,13 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         if cache is not None:
             cache.advance(inputs.position_ids)  # type: ignore[arg-type]
 
+        if split is not None:
+            split.start((inputs.tokens.shape[0], inputs.tokens.shape[1]), padding)
         hidden_states = self._embed(inputs, padding)
-        pattern = self._pattern(hidden_states, masks, padding, output_attentions, max_global_tokens, sizes)
+        whole = hidden_states if split is None else inputs.tokens
+        pattern = self._pattern(whole, masks, padding, output_attentions, max_global_tokens, sizes)
+        if split is not None:
+            pattern, padding = split.pattern(pattern), None  # which is not put back into a part of the tokens
         outputs: LongformerPlusModelOutput = self._encode(
             hidden_states,
             pattern,
@@ -161,14 +171,13 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         if padding is not None:
             _restore_padding(padding, outputs)
         if self.pooler is not None:
-            token = pooled_token(outputs.last_hidden_state, inputs.attention_mask, self.config.is_causal)
-            outputs.pooler_output = self.pooler(token)
+            outputs.pooler_output = self.pooler(self.pooled(outputs.last_hidden_state, inputs.attention_mask))
         outputs.past_key_values = cache
         outputs.padding = padding
         return outputs
 
     def _cache(self, past_key_values: LongformerPlusCache | None, use_cache: bool | None) -> LongformerPlusCache | None:
-        """The cache of a forward, None for none."""
+        """The cache of a forward, or None."""
         if self.training and self.encoder.gradient_checkpointing:
             if use_cache or past_key_values is not None:
                 # The layers run twice, and would be cached twice.
@@ -250,7 +259,7 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
             return sizes
         if masks.is_global is not None and max_global_tokens is None:
             sizes["most_global"], sizes["num_global"] = masks.is_global.sum(1).amax(), masks.is_global.sum()
-        # A hook before a layer may treat the rows of a batch apart, as PEFT's do where each row has its own adapter.
+        # A hook before a layer may treat each row of a batch differently: PEFT can apply another adapter to each.
         if masks.valid is None or not unpads or any(module._forward_pre_hooks for module in self.modules()):
             return sizes
         if masks.is_global is not None:
@@ -258,24 +267,31 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         return sizes | Padding.measure(masks.valid, (rows for rows in inputs.embedded if rows is not None))
 
     def _embed(self, inputs: ModelInputs, padding: Padding | None) -> Tensor:
-        """(B, N) ids or (B, N, E) word embeddings -> (B, N, E), or (1, T, E) where the padding is taken out."""
+        """(B, N) ids or (B, N, E) word embeddings -> (B, N, E), or (1, T, E) where the padding is taken out.
+
+        Where the tokens are spread over processes, of the own tokens alone.
+        """
+        if self.sequence_split is not None:
+            return self.embeddings(
+                *(None if rows is None else self.sequence_split.own(rows) for rows in inputs.embedded)
+            )
         if padding is None:
             return self.embeddings(*inputs.embedded)
         return self.embeddings(*(None if rows is None else padding.remove(rows) for rows in inputs.embedded))
 
     def _pattern(
         self,
-        hidden_states: Tensor,
+        batch: Tensor,
         masks: TokenMasks,
         padding: Padding | None,
         output_attentions: bool,
         max_global_tokens: int | None,
         sizes: dict[str, int],
     ) -> AttentionPattern:
-        """Who may attend to whom among the tokens of `hidden_states`.
+        """Who may attend to whom among the tokens of the whole batch.
 
         Args:
-            hidden_states: (B, N, E), or (1, T, E) where the padding is taken out.
+            batch: (B, N, ...), or where the padding is taken out any tensor.
             masks: from `_masks`.
             padding: what is taken out, if anything.
             output_attentions, max_global_tokens: as of the forward.
@@ -289,18 +305,23 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         if padding is not None:
             return padding.pattern(masks.is_global, keep_empty, masks.segments, sizes.get("num_global"), **options)
         most = sizes.get("most_global") if max_global_tokens is None else max_global_tokens
-        # What is packed is measured on the device, which a promise is there to avoid.
+        # Packed documents need sizes from the device. With `max_global_tokens` nothing must be read from it.
         measures = not traced and not output_attentions and max_global_tokens is None
         return AttentionPattern.build(
             masks.valid,
             masks.is_global,
-            hidden_states,
+            batch,
             keep_empty,
             masks.segments,
             is_packed=masks.segments is not None and len(masks.segments) == 1 and measures,
             max_global_tokens=most,
             **options,
         )
+
+    def pooled(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """(B, N, E) -> (B, E), the state of the token that stands for a row's document; see `pooled_token`."""
+        pool = pooled_token if self.sequence_split is None else self.sequence_split.pooled
+        return pool(hidden_states, attention_mask, self.config.is_causal)
 
     @capture_outputs
     def _encode(
@@ -320,7 +341,7 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
 def split_masks(
     attention_mask: Tensor | None, global_attention_mask: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Two masks of (B, N) -> which tokens are valid, which are asked to attend globally; both bool, None for None."""
+    """(B, N) masks -> bool masks of the valid tokens and of those that are to attend globally, each or None."""
     is_global = None if global_attention_mask is None else global_attention_mask > 0
     if attention_mask is None:
         return None, is_global
@@ -339,7 +360,7 @@ def _restore_padding(padding: Padding, outputs: LongformerPlusModelOutput) -> No
     """Give the states of an encoder that saw no padding, (1, T, E) each, their places in the batch: (B, N, E)."""
     outputs.last_hidden_state = padding.restore(outputs.last_hidden_state)
     if outputs.hidden_states is not None:
-        # None for each that was not asked for.
+        # Hidden states that were not requested are None.
         outputs.hidden_states = tuple(
             None if states is None else padding.restore(states) for states in outputs.hidden_states
         )

@@ -1,8 +1,8 @@
 """The task heads: LongformerPlusFor...
 
-Each runs the encoder and puts a small network on its states. Named in every signature are the columns of a batch, which
-`Trainer` looks for; they mean what `LongformerPlusModel.forward` says, and all other arguments are handed on to it.
-Parameter names are those of transformers' Longformer heads.
+Each runs the encoder and puts a small network on its states. Every signature names the columns of a batch, since
+`Trainer` looks for them. `LongformerPlusModel.forward` documents them, and receives all other arguments. Parameter
+names are those of transformers' Longformer heads.
 
 Shapes: B batch, N tokens, E hidden size, C classes or choices, V vocabulary.
 """
@@ -21,7 +21,7 @@ from transformers.utils import can_return_tuple
 from ..configuration import LongformerPlusConfig
 from ..ops import apply_linear
 from .arguments import EncoderArguments
-from .encoder import LongformerPlusModel, pooled_token
+from .encoder import LongformerPlusModel
 from .losses import IGNORED_LABEL, Count, sequence_loss, span_loss, token_loss
 from .outputs import (
     LongformerPlusMaskedLMOutput,
@@ -36,18 +36,29 @@ from .pretrained import LongformerPlusPreTrainedModel
 
 
 class LongformerPlusHead(LongformerPlusPreTrainedModel):
-    """An encoder with something on top."""
+    """An encoder with a task head."""
 
     longformer: LongformerPlusModel
 
     def add_encoder(self, add_pooling_layer: bool = False) -> None:
-        """Make the encoder, to which global_attention="auto" means what it means to this head."""
+        """Make the encoder, and give it this head's meaning of global_attention="auto"."""
         self.longformer = LongformerPlusModel(self.config, add_pooling_layer)
         self.longformer.auto_global_attention = self.auto_global_attention
 
+    def own(self, rows: Tensor) -> Tensor:
+        """(B, N, ...) -> those of the tokens whose states the encoder gives: all, but where it is split."""
+        split = self.longformer.sequence_split
+        return rows if split is None else split.own(rows)
+
+    def token_loss(self, logits: Tensor, labels: Tensor, num_items_in_batch: Count = None) -> Tensor:
+        """`losses.token_loss` of the whole batch, from the logits of those tokens and all labels (B, N)."""
+        split = self.longformer.sequence_split
+        loss = token_loss if split is None else split.token_loss
+        return loss(logits, labels, num_items_in_batch)
+
 
 def recorded(outputs: LongformerPlusModelOutput) -> dict[str, Any]:
-    """What every head's output takes over from the encoder's."""
+    """The fields that every head's output takes from the encoder's."""
     return {name: outputs.get(name) for name in ("hidden_states", "attentions", "global_attentions")}
 
 
@@ -68,7 +79,7 @@ class LongformerPlusLMHead(nn.Module):
 
 
 class LongformerPlusLanguageModel(LongformerPlusHead):
-    """An encoder with a vocabulary on top: what masked and causal language models share."""
+    """An encoder with a language modelling head, the base of masked and causal language models."""
 
     _tied_weights_keys = {
         "lm_head.decoder.weight": "longformer.embeddings.word_embeddings.weight",
@@ -90,7 +101,7 @@ class LongformerPlusLanguageModel(LongformerPlusHead):
         self.lm_head.decoder = new_embeddings
 
     def logits(self, hidden_states: Tensor, padding: Padding | None = None) -> Tensor:
-        """(B, N, E) -> (B, N, V), without work for what `padding` takes out."""
+        """(B, N, E) -> (B, N, V), not computed for the tokens that `padding` takes out."""
         if padding is None:
             return self.lm_head(hidden_states)
         return padding.restore(self.lm_head(padding.remove(hidden_states)))
@@ -116,7 +127,7 @@ class LongformerPlusForMaskedLM(LongformerPlusLanguageModel):
     ) -> LongformerPlusMaskedLMOutput:
         """
         Args:
-            labels: (B, N) token ids to be predicted, -100 where nothing is.
+            labels: (B, N) token ids to predict, -100 for tokens without a label.
 
         Returns:
             LongformerPlusMaskedLMOutput: `logits` (B, N, V), and `loss` where labels are given. While a model with
@@ -135,12 +146,10 @@ class LongformerPlusForMaskedLM(LongformerPlusLanguageModel):
         )
         states = outputs.last_hidden_state
         if labels is not None and self.training and self.config.sparse_prediction:
-            is_labelled = labels.to(states.device) != IGNORED_LABEL
-            labels = labels.to(states.device)[is_labelled]
-            logits = self.logits(states[is_labelled])
+            logits = self.logits(states[self.own(labels.to(states.device)) != IGNORED_LABEL])
         else:
             logits = self.logits(states, outputs.padding)
-        loss = None if labels is None else token_loss(logits, labels, num_items_in_batch)
+        loss = None if labels is None else self.token_loss(logits, labels, num_items_in_batch)
         return LongformerPlusMaskedLMOutput(loss=loss, logits=logits, **recorded(outputs))
 
 
@@ -188,8 +197,8 @@ class LongformerPlusForSequenceClassification(LongformerPlusHead):
     ) -> LongformerPlusSequenceClassifierOutput:
         """
         Args:
-            labels: (B,) class ids, (B, C) floats for several labels at once, or floats for regression. Which of the
-                three is said by `config.problem_type`, else by C and the labels' type.
+            labels: (B,) class ids, (B, C) floats for several labels at once, or floats for regression.
+                `config.problem_type` decides between the three; if it is None, C and the labels' dtype do.
 
         Returns:
             LongformerPlusSequenceClassifierOutput: `logits` (B, C), and `loss` where labels are given.
@@ -205,7 +214,7 @@ class LongformerPlusForSequenceClassification(LongformerPlusHead):
             max_global_tokens=max_global_tokens,
             **{**kwargs, "return_dict": True},
         )
-        logits = self.classifier(pooled_token(outputs.last_hidden_state, attention_mask, self.config.is_causal))
+        logits = self.classifier(self.longformer.pooled(outputs.last_hidden_state, attention_mask))
         loss = None
         if labels is not None:
             loss = sequence_loss(logits, labels, self.config.problem_type, num_items_in_batch)
@@ -247,7 +256,8 @@ class LongformerPlusForQuestionAnswering(LongformerPlusHead):
     ) -> LongformerPlusQuestionAnsweringOutput:
         """
         Args:
-            start_positions, end_positions: (B,) the answer's first and last token; outside the input where it has none.
+            start_positions, end_positions: (B,) the answer's first and last token; a position outside the input (such
+                as -1) for a row without an answer.
 
         Returns:
             LongformerPlusQuestionAnsweringOutput: `start_logits` and `end_logits` (B, N), and `loss` where both
@@ -264,7 +274,10 @@ class LongformerPlusForQuestionAnswering(LongformerPlusHead):
             max_global_tokens=max_global_tokens,
             **{**kwargs, "return_dict": True},
         )
-        start_logits, end_logits = self.qa_outputs(outputs.last_hidden_state).unbind(-1)
+        logits = self.qa_outputs(outputs.last_hidden_state)
+        if self.longformer.sequence_split is not None:
+            logits = self.longformer.sequence_split.gather(logits)
+        start_logits, end_logits = logits.unbind(-1)
         loss = None
         if start_positions is not None and end_positions is not None:
             loss = span_loss(start_logits, end_logits, start_positions, end_positions, num_items_in_batch)
@@ -304,7 +317,7 @@ class LongformerPlusForTokenClassification(LongformerPlusHead):
     ) -> LongformerPlusTokenClassifierOutput:
         """
         Args:
-            labels: (B, N) class ids, -100 where there is none.
+            labels: (B, N) class ids, -100 for tokens without a label.
 
         Returns:
             LongformerPlusTokenClassifierOutput: `logits` (B, N, C), and `loss` where labels are given.
@@ -321,7 +334,7 @@ class LongformerPlusForTokenClassification(LongformerPlusHead):
             **{**kwargs, "return_dict": True},
         )
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
-        loss = None if labels is None else token_loss(logits, labels, num_items_in_batch)
+        loss = None if labels is None else self.token_loss(logits, labels, num_items_in_batch)
         return LongformerPlusTokenClassifierOutput(loss=loss, logits=logits, **recorded(outputs))
 
 

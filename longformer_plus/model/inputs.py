@@ -1,7 +1,7 @@
-"""Checks of what a model is called with: each wrong input gets one error that says what to do.
+"""Checks of a model's inputs: each wrong input gets one error that says what to do.
 
-Shapes are always checked. Values (ids in range, masks of 0 and 1) are noted as `ValueChecks`, which read them all at
-once, and are left out under torch.compile and export, where reading them would break the graph.
+Shapes are always checked. Checks of values (ids in range, masks of 0 and 1) are collected in `ValueChecks`, which reads
+all of them at once. torch.compile and export skip them, since reading would break the graph.
 
 Shapes: B batch, N tokens, L layers, H heads, E hidden size.
 """
@@ -23,15 +23,15 @@ from .cache import LongformerPlusCache
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """The tensors that a forward is given; of the first two there is one.
+    """The tensors passed to a forward, with either `input_ids` or `inputs_embeds`.
 
     Attributes:
         input_ids: (B, N).
         inputs_embeds: (B, N, E).
         token_type_ids: (B, N), or None for type 0.
-        position_ids: (B, N), or (1, N) for all rows; None where they are still to be made.
+        position_ids: (B, N), or (1, N) for all rows; None until they are made.
         attention_mask: (B, N), or None where every token is valid.
-        global_attention_mask: (B, N), or None where the policy is still to choose.
+        global_attention_mask: (B, N), or None to let the policy choose.
         document_ids: (B, N), or None where each row is one document.
     """
 
@@ -45,7 +45,7 @@ class ModelInputs:
 
     @property
     def embedded(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-        """What the embeddings are made of: ids, types, positions, and word embeddings given in place of ids."""
+        """The arguments of the embeddings: ids, types, positions, and word embeddings in place of ids."""
         return self.input_ids, self.token_type_ids, self.position_ids, self.inputs_embeds
 
     @property
@@ -62,15 +62,15 @@ def checked_inputs(
     arguments: Mapping[str, Any],
     checks: ValueChecks,
 ) -> ModelInputs:
-    """The inputs of a forward, checked, with masks of the new tokens alone and all documents named by `document_ids`.
+    """Check the inputs of a forward, cut the masks to the new tokens, and convert any packing to `document_ids`.
 
     Args:
         config: the model's configuration.
-        inputs: as the caller gave them.
+        inputs: as the caller passed them.
         num_embeddings: rows of the word embeddings, which resizing may have changed.
-        cache: what is kept of the tokens before, if anything; the masks may include those.
-        arguments: the others of the forward; see `flattened_documents`.
-        checks: where the checks of values are noted.
+        cache: the cache, if any; the masks may include the cached tokens.
+        arguments: the other arguments of the forward; see `flattened_documents`.
+        checks: collects the checks of values.
 
     Raises:
         TypeError: the cache is another model's.
@@ -93,13 +93,13 @@ def checked_inputs(
 
 
 def check_length(config: LongformerPlusConfig, num_tokens: int, position_ids: Tensor, checks: ValueChecks) -> None:
-    """Refuse a document that needs positions that the table does not have.
+    """Refuse a document that is longer than the position table.
 
     Args:
         config: the model's configuration.
         num_tokens: N, padding included.
         position_ids: (B, N) or (1, N), as made from the input: padding takes no position.
-        checks: where the check is noted.
+        checks: collects the check.
     """
     if num_tokens <= config.max_tokens or not position_ids.numel():
         return
@@ -117,10 +117,10 @@ def check_length(config: LongformerPlusConfig, num_tokens: int, position_ids: Te
 
 
 def check_global_tokens(is_global: Tensor | None, max_global_tokens: int | None, checks: ValueChecks) -> None:
-    """Refuse a row of (B, N) bool that has more global tokens than promised, and a promise that is no number.
+    """Refuse a row of the (B, N) bool mask with more than `max_global_tokens` global tokens.
 
     Raises:
-        ValueError: `max_global_tokens` is no int, or below 0.
+        ValueError: `max_global_tokens` is not an int, or is below 0.
     """
     if max_global_tokens is None:
         return
@@ -142,10 +142,10 @@ def check_global_tokens(is_global: Tensor | None, max_global_tokens: int | None,
 def check_document_ids(
     document_ids: Tensor | None, attention_mask: Tensor | None, shape: Sequence[int], checks: ValueChecks
 ) -> None:
-    """Check (B, N) ids of the documents that rows hold, if there are any: no id stands in two places of a row.
+    """Check (B, N) document ids, if given: the tokens of a document must be adjacent.
 
     Raises:
-        ValueError: they are no ints, or have another shape.
+        ValueError: they are not integers, or have another shape.
     """
     if document_ids is None:
         return
@@ -157,7 +157,7 @@ def check_document_ids(
         return
 
     def stands_twice() -> Tensor:
-        # Sorted by id, neighbours of one id are of one run. Masked tokens get an id that no document has.
+        # After sorting by id, neighbours of the same id must be of the same run. Masked tokens get an unused id.
         ids = document_ids.long()
         if attention_mask is not None:
             ids = torch.where(attention_mask > 0, ids, ids.max() + 1)
@@ -178,7 +178,7 @@ def check_document_ids(
 
 
 def check_cache(config: LongformerPlusConfig, cache: object, document_ids: Tensor | None) -> None:
-    """Check that a model can go on from what it is given as `past_key_values`, if anything.
+    """Check that a model can continue `past_key_values`, if given.
 
     Raises:
         TypeError: it is another kind of cache.
@@ -201,7 +201,7 @@ def check_cache(config: LongformerPlusConfig, cache: object, document_ids: Tenso
 
 
 def new_columns(mask: Tensor | None, cache: LongformerPlusCache | None, tokens: Tensor | None) -> Tensor | None:
-    """The part of a (B, N before + N) mask that is about the (B, N, ...) new tokens; other masks as they are."""
+    """Cut a (B, cached tokens + N) mask to the N new tokens; other masks are returned as they are."""
     if mask is None or cache is None or tokens is None:
         return mask
     before = cache.get_seq_length()
@@ -211,10 +211,10 @@ def new_columns(mask: Tensor | None, cache: LongformerPlusCache | None, tokens: 
 def check_continuation(
     cache: LongformerPlusCache | None, num_rows: int, is_global: Tensor | None, checks: ValueChecks
 ) -> None:
-    """Check the rows that continue those of a cache; none of the (B, N) new tokens may be global.
+    """Check that the batch has the rows of the cache; none of the (B, N) new tokens may be global.
 
     Raises:
-        ValueError: they are more or fewer.
+        ValueError: the number of rows differs.
     """
     if cache is None or not cache.get_seq_length():
         return
@@ -235,14 +235,14 @@ def check_continuation(
 def flattened_documents(
     arguments: Mapping[str, Any], position_ids: Tensor | None, num_tokens: int, checks: ValueChecks
 ) -> Tensor | None:
-    """(1, N) document ids from the arguments of transformers' flattening collator; None where they are not given.
+    """(1, N) document ids from the arguments of transformers' flattening collator; None without these arguments.
 
     Args:
-        arguments: among them perhaps `seq_idx` (1, N), or `cu_seq_lens_q` (documents + 1), the first token of each
-            document and the end of the last.
-        position_ids: (1, N) or None; the collator's count from 0 in each document.
+        arguments: may contain `seq_idx` (1, N), or `cu_seq_lens_q` (documents + 1), the first token of each document
+            and the end of the last.
+        position_ids: (1, N) or None; the collator counts them from 0 in each document.
         num_tokens: N.
-        checks: where the check of the position ids is noted.
+        checks: collects the check of the position ids.
 
     Raises:
         ValueError: the position ids have another shape.
@@ -287,7 +287,7 @@ def check_head_mask(config: LongformerPlusConfig, head_mask: Tensor | None) -> l
 
 
 def _check_tokens(config: LongformerPlusConfig, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:
-    """Check that there is one of the two, of (B, N) and (B, N, E), with at least one token."""
+    """Check that exactly one of (B, N) `input_ids` and (B, N, E) `inputs_embeds` is given, with at least one token."""
     if (input_ids is None) == (inputs_embeds is None):
         given = "neither" if input_ids is None else "both"
         raise ValueError(f"Pass exactly one of input_ids and inputs_embeds; {given} of them were given.")
@@ -309,7 +309,7 @@ def _check_tokens(config: LongformerPlusConfig, input_ids: Tensor | None, inputs
 def _check_masks_and_ids(
     config: LongformerPlusConfig, inputs: ModelInputs, num_embeddings: int, checks: ValueChecks
 ) -> None:
-    """Check the shapes and values of what a forward is given for its (B, N) tokens."""
+    """Check the shapes and values of the masks and ids of a forward."""
     shape = (inputs.tokens.shape[0], inputs.tokens.shape[1])
     if inputs.attention_mask is not None:
         _check_mask("attention_mask", inputs.attention_mask, shape, 2, checks)

@@ -22,8 +22,8 @@ from ..attention import (
     eager_local_rows,
 )
 from ..configuration import LongformerPlusConfig
-from ..ops import apply_linear, feed_forward
-from ..ops.pieces import is_bare, piece_size
+from ..ops import apply_linear, cast_alike, cast_input, feed_forward
+from ..ops.chunking import chunk_size, is_bare
 from .cache import LongformerPlusCache, RollingLayer
 
 
@@ -55,29 +55,39 @@ class LongformerPlusSelfAttention(nn.Module):
             pattern: who may attend to whom.
             head_mask: (H) factors of the heads' contributions.
             output_attentions: return the probabilities, which only the eager backend has.
-            cache: what is kept of the tokens before, if any, and for those after.
+            cache: the layer's cache, if any.
 
         Returns:
             The context (B, N, E), zero on padding; the probabilities of the local rows (B, H, N, G + W + 1) and of the
             global rows (B, H, N, G), or None.
         """
         dropout = self.dropout_probability if self.training else 0.0
-        query, key, value = (
-            apply_linear(project, hidden_states).unflatten(-1, (self.num_heads, -1))
-            for project in (self.query, self.key, self.value)
+        projections = (self.query, self.key, self.value)
+        global_projections = (self.query_global, self.key_global, self.value_global)
+        hidden_states = cast_input(hidden_states, *projections, *global_projections)
+        query, key, value = cast_alike(
+            *(apply_linear(project, hidden_states).unflatten(-1, (self.num_heads, -1)) for project in projections)
         )  # (B, N, H, D) each
         backend = "eager" if output_attentions else self.config._attn_implementation
         local_rows = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_local_rows)
         if cache is not None:
             key, value, local_rows = cache.continue_with(key, value, pattern, local_rows, output_attentions)
+        if pattern.exchange is not None:
+            local_rows = pattern.exchange.extend(local_rows)
         context, probabilities = attend_locally(
             local_rows, query, key, value, pattern, self.window, self.dilations, dropout
         )
         context, global_probabilities = context.flatten(2), None  # (B, N, E)
-        if pattern.num_global:
-            projections = (self.query_global, self.key_global, self.value_global)
+        if pattern.exchange is not None:
+            context = pattern.exchange.put_global(context, hidden_states, *global_projections, self.num_heads, dropout)
+        elif pattern.num_global:
             global_rows, global_probabilities = attend_globally(
-                hidden_states, *projections, pattern, self.num_heads, dropout, need_probabilities=backend == "eager"
+                hidden_states,
+                *global_projections,
+                pattern,
+                self.num_heads,
+                dropout,
+                need_probabilities=backend == "eager",
             )
             context = pattern.put_global(context, global_rows)
         context = pattern.clear_masked(context)
@@ -159,16 +169,16 @@ class LongformerPlusLayer(GradientCheckpointingLayer):
     ) -> Tensor:
         """(B, N, E) -> (B, N, E)."""
         hidden_states = self.attention(hidden_states, pattern, head_mask, output_attentions, cache)
-        size = self.chunk_size_feed_forward or piece_size(hidden_states, self.width, self.intermediate, self.output)
+        size = self.chunk_size_feed_forward or chunk_size(hidden_states, self.width, self.intermediate, self.output)
         if not size or hidden_states.shape[1] <= size:
             return self.feed_forward(hidden_states)
-        pieces = hidden_states.split(size, dim=1)
+        chunks = hidden_states.split(size, dim=1)
         if torch.is_grad_enabled():
-            return torch.cat([self.feed_forward(piece) for piece in pieces], dim=1)
-        # Not torch.cat, which would hold everything twice.
+            return torch.cat([self.feed_forward(chunk) for chunk in chunks], dim=1)
+        # torch.cat would need the memory of the result twice.
         result = torch.empty_like(hidden_states)
-        for piece, place in zip(pieces, result.split(size, dim=1), strict=True):
-            place.copy_(self.feed_forward(piece))
+        for chunk, place in zip(chunks, result.split(size, dim=1), strict=True):
+            place.copy_(self.feed_forward(chunk))
         return result
 
     def feed_forward(self, hidden_states: Tensor) -> Tensor:

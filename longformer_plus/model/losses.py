@@ -22,7 +22,7 @@ def token_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Count = None)
     """Cross-entropy over the labels that are not -100; zero where there is none.
 
     Args:
-        logits: (..., C).
+        logits: (..., C), or (L, C) of the L labels alone that are not -100.
         labels: (...) class ids, -100 for what is not to be learned.
         num_items_in_batch: what to divide the sum by, in place of the number of labels.
     """
@@ -30,8 +30,11 @@ def token_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Count = None)
     flat_logits = logits.reshape(-1, logits.shape[-1])
     is_labelled = labels != IGNORED_LABEL
     count = is_labelled.sum()
-    # Where few tokens are labelled, as in masked language modelling, the softmax of all the others is saved. An
-    # accelerator would have to be asked how many.
+    if len(flat_logits) != len(labels):
+        labels = labels[is_labelled]
+        is_labelled = labels != IGNORED_LABEL
+    # If few tokens are labelled, as in masked language modelling, skip the softmax of all others. Not on accelerators,
+    # where the number of labels would have to be read from the device.
     can_count = labels.device.type == "cpu" and not torch.compiler.is_compiling()
     if can_count and 2 * int(count) < len(labels):
         flat_logits, labels = flat_logits[is_labelled], labels[is_labelled]
@@ -46,7 +49,7 @@ def sequence_loss(logits: Tensor, labels: Tensor, problem_type: str | None, num_
         logits: (B, C).
         labels: (B,) class ids; (B, C) floats for multi-label; (B,) or (B, C) floats for regression.
         problem_type: "regression" (mean squared error), "single_label_classification" (cross-entropy),
-            "multi_label_classification" (binary cross-entropy), or None to tell by C and the labels' type.
+            "multi_label_classification" (binary cross-entropy), or None to infer it from C and the labels' dtype.
         num_items_in_batch: what to divide the sum by, in place of the number of labels.
 
     Raises:
@@ -98,12 +101,12 @@ def _problem_type(num_labels: int, labels: Tensor) -> str:
 
 
 def _precise(logits: Tensor) -> Tensor:
-    """In float32 at least."""
+    """Logits in float32 at least."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _mean(total: Tensor, count: Tensor | int, num_items_in_batch: Count) -> Tensor:
-    """The sum over the number of items, zero where there are none."""
+    """Divide the sum by the number of items; zero if there are none."""
     divisor = count if num_items_in_batch is None else num_items_in_batch
     if isinstance(divisor, Tensor):
         return total / divisor.to(total.device).clamp(min=1)

@@ -34,7 +34,7 @@ class LongformerPlusModelOutput(base.BaseModelOutputWithPooling):
     last_hidden_state: Tensor = None  # type: ignore[assignment]
     global_attentions: tuple[Tensor, ...] | None = None
     past_key_values: Cache | None = None
-    # For a head that computes token by token and skips padding; none of the outputs.
+    # Not an output: heads that work token by token use it to skip padding.
     padding = cast("Padding | None", None)
 
 

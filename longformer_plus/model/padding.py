@@ -1,7 +1,7 @@
-"""Taking padding out of a batch and putting it back, which changes no number of the result.
+"""Taking padding out of a batch before the layers and putting it back after them, without changing any result.
 
-All padding of a batch is taken out but one token, the sample, that stands for the rest: what the layers make of it is
-what they would make of every other one.
+One token of padding, the sample, stays in the batch. The layers compute the same for every token of padding, so the
+sample's states are copied to all others afterwards.
 
 Shapes: B batch, N tokens, T tokens left, E hidden size.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..attention import AttentionPattern, segments_of
 
-# The share of padding from which taking it out pays: putting it back costs about a hundredth of one layer.
+# The least share of padding that is worth taking out: putting it back costs about a hundredth of one layer.
 _WORTHWHILE = 0.02
 
 
@@ -27,7 +27,7 @@ class Padding:
 
     Attributes:
         valid: (B, N) bool, False on padding.
-        index: (T,) int64, the places among all B * N of the tokens left: the valid ones, then the sample.
+        index: (T,) int64, the positions of the kept tokens among all B * N: the valid ones, then the sample.
     """
 
     valid: Tensor
@@ -35,15 +35,15 @@ class Padding:
 
     @staticmethod
     def measure(valid: Tensor, rows: Iterable[Tensor]) -> dict[str, Tensor]:
-        """What `find` asks of a batch, as tensors without dimensions that are still to be read.
+        """The sizes that `find` needs, as tensors without dimensions on the device.
 
         Args:
             valid: (B, N) bool, False on padding.
-            rows: (B, N, ...) or (1, N, ...) each, what the embeddings are made of.
+            rows: (B, N, ...) or (1, N, ...) each, the inputs of the embeddings.
 
         Returns:
             `num_valid`; `num_broken`, rows whose valid tokens are not adjacent; `num_unlike`, tokens of padding whose
-            embedding is not that of the sample.
+            inputs differ from the sample's.
         """
         edges = (valid[:, 1:] != valid[:, :-1]).sum(1) + valid[:, 0] + valid[:, -1]
         sample = valid.flatten().long().argmin()[None]
@@ -59,23 +59,23 @@ class Padding:
     def find(
         cls, valid: Tensor, num_valid: int, num_broken: int, num_unlike: int, force: bool = False
     ) -> Padding | None:
-        """The padding of a batch, if there is any to be taken out. Reads nothing from the device.
+        """The padding of a batch, or None if it should stay. Reads nothing from the device.
 
         Args:
             valid: (B, N) bool, False on padding.
             num_valid, num_broken, num_unlike: from `measure`.
-            force: also where there is so little of it that taking it out does not pay.
+            force: take out also padding that is too little to be worth it.
 
         Returns:
-            None where there is nothing to gain, where a row is all padding, where the valid tokens of a row are not
-            side by side (they would get other neighbours), or where no sample can stand for all padding.
+            None if there is too little padding, if a row is all padding, if the valid tokens of a row are not adjacent
+            (they would get other neighbours), or if the tokens of padding differ from one another.
         """
         total = valid.numel()
         if num_broken or num_unlike or num_valid == total:
             return None
         if not force and total - num_valid < _WORTHWHILE * total:
             return None
-        # The place of the first, second, ... valid token: nonzero() would be read from the device.
+        # The position of the first, second, ... valid token. nonzero() would read its size from the device.
         numbers = torch.arange(1, num_valid + 1, device=valid.device)
         index = torch.searchsorted(valid.flatten().long().cumsum(0), numbers)
         return cls(valid, torch.cat([index, valid.flatten().long().argmin()[None]]))
@@ -85,7 +85,7 @@ class Padding:
         return rows.expand(*self.valid.shape, *rows.shape[2:]).flatten(0, 1)[self.index.to(rows.device)][None]
 
     def restore(self, states: Tensor) -> Tensor:
-        """(1, T, E) -> (B, N, E), where all padding is as the sample is, on the device of the states."""
+        """(1, T, E) -> (B, N, E) on the device of the states; all padding gets the states of the sample."""
         index, valid = self.index.to(states.device), self.valid.to(states.device)
         rows = states.new_zeros(valid.numel(), states.shape[-1]).index_copy(0, index[:-1], states[0, :-1])
         return torch.where(valid[:, :, None], rows.unflatten(0, valid.shape), states[:, -1:])
@@ -98,13 +98,13 @@ class Padding:
         num_global: int | None = None,
         **options: Any,
     ) -> AttentionPattern:
-        """The pattern of the tokens left: a document for each row of the batch, if there are no `segments`.
+        """The attention pattern of the T tokens; without `segments`, each row of the batch is one document.
 
         Args:
-            is_global: (B, N) bool, or None for none.
+            is_global: (B, N) bool, or None if no token is global.
             keep_empty, options: see `AttentionPattern.build`.
             segments: (B, N) int64, or None.
-            num_global: how many tokens of the batch are global, if that is known.
+            num_global: the number of global tokens of the batch, if known.
         """
         if segments is None:
             segments = torch.arange(self.valid.shape[0], device=self.valid.device)[:, None].expand_as(self.valid)

@@ -1,4 +1,4 @@
-"""LongformerPlusPreTrainedModel: what every model of this package shares.
+"""LongformerPlusPreTrainedModel, the base class of all models of this package.
 
 Shapes: B batch, N tokens, E hidden size.
 """
@@ -21,9 +21,9 @@ from .layers import LongformerPlusLayer, LongformerPlusSelfAttention
 
 
 class LongformerPlusPreTrainedModel(PreTrainedModel):
-    """What all LongformerPlus models share: loading, initialisation, and the policy of global attention.
+    """The base class of all LongformerPlus models: loading, initialisation, and the policy of global attention.
 
-    A `transformers.LongformerConfig` is converted where one is given, so that Longformer checkpoints load as they are.
+    It converts a `transformers.LongformerConfig`, so that Longformer checkpoints load unchanged.
     """
 
     config: LongformerPlusConfig
@@ -50,7 +50,7 @@ class LongformerPlusPreTrainedModel(PreTrainedModel):
         super().__init__(config, *args, **kwargs)
 
     def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
-        """The backend that is meant by `attn_implementation`: `default_backend()` by None. "auto" is this package's."""
+        """Resolve `attn_implementation`: None means `default_backend()`; transformers does not know "auto"."""
         wanted = default_backend() if requested_attention is None else requested_attention
         return AUTO if wanted == AUTO else super().get_correct_attn_implementation(wanted, is_init_check)
 
@@ -68,14 +68,14 @@ class LongformerPlusPreTrainedModel(PreTrainedModel):
         return self.base_model.embeddings  # type: ignore[return-value]
 
     def resize_position_embeddings(self, new_num_position_embeddings: int) -> None:
-        """Give the model another number of positions: copies of those it has (the paper's section 5), or fewer.
+        """Change the number of positions: more are copies of the existing ones (the paper's section 5).
 
         Args:
-            new_num_position_embeddings: rows of the table, `config.max_position_embeddings`; of these the first
-                `config.pad_token_id` + 1 are for no token.
+            new_num_position_embeddings: rows of the table, the new `config.max_position_embeddings`. The first
+                `config.pad_token_id` + 1 rows are not for tokens.
 
         Raises:
-            ValueError: there would be no row for tokens.
+            ValueError: no row would be left for tokens.
         """
         self._embeddings().resize_positions(new_num_position_embeddings)
         self.config.max_position_embeddings = new_num_position_embeddings
@@ -84,8 +84,8 @@ class LongformerPlusPreTrainedModel(PreTrainedModel):
     def is_gradient_checkpointing(self) -> bool:
         """Whether layers compute their activations again in the backward pass.
 
-        PEFT asks by this name wherever it adapts a model. transformers' own property of that name warns its users, who
-        have not asked, to use another.
+        PEFT reads this property of every model that it adapts. transformers' own property of this name logs a warning,
+        which users of PEFT could do nothing about.
         """
         return any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
 
@@ -96,13 +96,13 @@ class LongformerPlusPreTrainedModel(PreTrainedModel):
         attention_mask: Tensor | None,
         segments: Tensor | None = None,
     ) -> Tensor | None:
-        """The global attention mask of a batch that comes without one, by `config.global_attention`.
+        """Make the global attention mask of a batch without one, by `config.global_attention`.
 
         Args:
             input_ids: (B, N), or None.
             inputs_embeds: (B, N, E), or None.
             attention_mask: (B, N), or None.
-            segments: (B, N) where rows hold several documents; each of them gets its global tokens.
+            segments: (B, N), if rows hold several documents; each document gets global tokens.
 
         Returns:
             (B, N) of 0 and 1, or None where no token attends globally.

@@ -1,4 +1,4 @@
-"""Loading models without the reports that transformers prints about it, where they would tell people nothing."""
+"""Loading models without transformers' warnings and progress bars, where they would not help."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Without transformers' warnings and progress bars; errors are still shown."""
+    """Hide transformers' warnings and progress bars within a `with` block; errors are still shown."""
     verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

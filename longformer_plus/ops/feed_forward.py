@@ -1,4 +1,4 @@
-"""The feed-forward of a layer, without its widest activation kept.
+"""The feed-forward of a layer. Its widest activation is not kept for the backward pass.
 
 Shapes: B batch, N tokens, E hidden size, I intermediate size.
 """
@@ -12,20 +12,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.activations import GELUActivation
 
+from .chunking import is_bare
 from .linear import apply_linear, autocast_dtype, is_plain_linear, multiply
-from .pieces import is_bare
 
 
 def feed_forward(rows: Tensor, widen: nn.Module, activation: nn.Module, narrow: nn.Module) -> Tensor:
-    """What `narrow(activation(widen(rows)))` gives, (B, N, E) -> (B, N, E).
+    """Compute `narrow(activation(widen(rows)))`, (B, N, E) -> (B, N, E).
 
-    GELU's output, a quarter of what a layer keeps in training, is computed again in the backward pass, which takes a
+    The output of GELU is a quarter of the activations of a layer. The backward pass computes it again, which takes a
     fortieth of the layer's training step.
 
     Args:
         rows: (B, N, E).
-        widen, narrow: E -> I and I -> E. A plain linear layer is read directly, all else is called.
-        activation: of I features; GELU is read directly, all else is called.
+        widen, narrow: E -> I and I -> E. The weights of a plain linear layer are read; any other module is called.
+        activation: (..., I) -> (..., I). A plain GELU is computed here; any other module is called.
     """
     wide = apply_linear(widen, rows)
     if (
@@ -52,7 +52,7 @@ def _has_one_dtype(wide: Tensor, narrow: nn.Linear) -> bool:
 
 
 class _GeluLinear(torch.autograd.Function):
-    """`gelu(wide) @ weight.T + bias`, (B, N, I) -> (B, N, E), which keeps `wide` alone."""
+    """`gelu(wide) @ weight.T + bias`, (B, N, I) -> (B, N, E). Of the activations only `wide` is kept."""
 
     @staticmethod
     def forward(wide: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The few numbers that a forward needs from its device, read all at once.
 
-Each read makes the host wait for everything that an accelerator has still to do. So checks of values and sizes are
-computed on the device, and read together in one transfer.
+Each read makes the host wait until the accelerator has done all its work. So checks and sizes are computed on the
+device and read together, in one transfer.
 """
 
 from __future__ import annotations
@@ -15,26 +15,25 @@ Check = tuple[Tensor, Callable[[], Exception]]
 
 
 class ValueChecks:
-    """Checks of the values of tensors, settled together. A traced graph has none: reading would break it."""
+    """Checks of the values of tensors, read together. A traced graph has none: reading would break it."""
 
     def __init__(self) -> None:
         self._checks: list[Check] = []
 
     def refuse(self, is_wrong: Callable[[], Tensor], error: Callable[[], Exception]) -> None:
-        """Note a check.
+        """Add a check.
 
         Args:
-            is_wrong: gives a bool tensor without dimensions.
-            error: gives what is raised where that is True; it may read from the device.
+            is_wrong: returns a bool tensor without dimensions.
+            error: returns the exception to raise if that tensor is True; it may read from the device.
         """
         if not torch.compiler.is_compiling():
             self._checks.append((is_wrong(), error))
 
     def read(self, numbers: Mapping[str, Tensor]) -> dict[str, int]:
-        """Read integers from their device, settle the checks, and forget them.
+        """Read integers from their device together with all checks, raise the error of a failed check, and clear them.
 
-        Where no number is asked for and the device is an accelerator, nothing is read: the device itself stops at a
-        wrong value.
+        On an accelerator, checks without numbers are not read: the device itself stops at a wrong value.
 
         Args:
             numbers: int or bool tensors without dimensions, by name.
@@ -43,11 +42,11 @@ class ValueChecks:
             Their values, by name.
 
         Raises:
-            Exception: that of the first check that fails.
+            Exception: the error of the first check that fails.
         """
         checks, self._checks = self._checks, []
         flags = [is_wrong for is_wrong, _ in checks]
-        # Not public: without it, the checks are read.
+        # Not a public function. A torch without it reads the checks.
         stop_unless = getattr(torch, "_assert_async", None)
         if not numbers and stop_unless is not None and any(flag.device.type != "cpu" for flag in flags):
             for flag in flags:

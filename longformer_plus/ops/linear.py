@@ -1,7 +1,7 @@
-"""Linear layers by the faster of the two libraries that torch has for them on CPUs.
+"""Linear layers on CPUs, by the faster of torch's two libraries.
 
-torch multiplies float32 matrices by MKL, which does without AVX-512 on AMD's processors. oneDNN, which torch has as
-well, uses it, and takes half of the time there.
+torch multiplies float32 matrices with MKL, which does not use AVX-512 on AMD processors. oneDNN, also part of torch,
+does, and takes half the time.
 
 Shapes: N rows in any number of dimensions, I features in, O features out.
 """
@@ -17,16 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .pieces import is_bare
+from .chunking import is_bare
 
-# Of smaller weights, calling oneDNN takes longer than multiplying.
+# With fewer weights, the call of oneDNN takes longer than the multiplication.
 _FEWEST_WEIGHTS = 2**14
 
 
 def apply_linear(layer: nn.Module, rows: Tensor) -> Tensor:
-    """What `layer(rows)` gives, (N, I) -> (N, O).
+    """Compute `layer(rows)`, (N, I) -> (N, O).
 
-    A plain linear layer is multiplied by oneDNN where that is faster; all else is called as it is.
+    A plain linear layer runs on oneDNN where that is faster. Any other module is called.
     """
     if is_plain_linear(layer) and onednn_is_faster(layer.weight, rows):
         if torch.is_grad_enabled() and (rows.requires_grad or layer.weight.requires_grad or layer.bias.requires_grad):
@@ -39,7 +39,7 @@ def apply_linear(layer: nn.Module, rows: Tensor) -> Tensor:
 def multiply(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(N, I), (O, I), (O) -> (N, O), `rows @ weight.T + bias` by the faster library.
 
-    Within an autograd function: it is differentiable only while a second derivative is asked for.
+    For use inside an autograd function: it is differentiable only while gradients are enabled.
     """
     if not torch.is_grad_enabled() and onednn_is_faster(weight, rows):
         return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
@@ -47,11 +47,10 @@ def multiply(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 
 def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether `module(x)` is nothing but `x @ module.weight.T + module.bias`, so that the weight may be read directly.
+    """Whether `module(x)` is exactly `x @ module.weight.T + module.bias`, so that the weight may be read directly.
 
-    Not so for an adapter, a quantised layer, a layer with hooks, with parametrizations, or with a `forward` of its own
-    in the instance (accelerate puts one there), nor where the weight is offloaded (meta), sharded (DTensor) or anything
-    else than exactly a Parameter.
+    False for adapters, for quantised layers, and for layers with hooks, parametrizations or a replaced `forward` (as
+    accelerate sets one). False also if the weight is offloaded (meta), sharded (DTensor) or a subclass of Parameter.
     """
     return (
         type(module) is nn.Linear
@@ -61,9 +60,9 @@ def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
 
 
 def onednn_is_faster(weight: Tensor, rows: Tensor) -> bool:
-    """Whether (O, I) weights are better multiplied with (N, I) rows by oneDNN: in float32, on a processor of AMD's."""
+    """Whether oneDNN multiplies (N, I) rows by (O, I) weights faster: in float32, on an AMD processor."""
     return (
-        not torch.compiler.is_compiling()  # first: what follows is not traced
+        not torch.compiler.is_compiling()  # first: the other conditions cannot be traced
         and _is_amd_with_avx512()
         and type(rows) is Tensor
         and rows.dim() > 1
@@ -77,7 +76,7 @@ def onednn_is_faster(weight: Tensor, rows: Tensor) -> bool:
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """The dtype that autocast computes products in on a device; None without autocast."""
+    """The dtype in which autocast multiplies on a device; None without autocast."""
     if not torch.amp.is_autocast_available(device.type) or not torch.is_autocast_enabled(device.type):
         return None
     return torch.get_autocast_dtype(device.type)
@@ -85,7 +84,7 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 
 @cache
 def _is_amd_with_avx512() -> bool:
-    # The operator is not public: without it, torch multiplies by itself.
+    # The operator is not public. A torch without it uses its default library.
     has_operator = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     if not has_operator or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False

@@ -1,4 +1,4 @@
-"""A function that keeps nothing but its inputs for the backward pass, which computes the rest again."""
+"""Activation checkpointing of one function: only its inputs are kept, and the backward pass computes it again."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def recompute(function: Callable[..., Tensor], *tensors: Tensor, draws: bool = False) -> Tensor:
-    """What `function(*tensors)` gives, with nothing but `tensors` kept for its gradient.
+    """Compute `function(*tensors)`; only `tensors` are kept for its gradient.
 
     Args:
-        function: of tensors alone, differentiable in them. What else it reads must not change.
+        function: a differentiable function of the tensors. Other values that it reads must not change.
         tensors: its arguments.
-        draws: whether it draws random numbers of the tensors' device, to be drawn again in the backward pass.
+        draws: whether it draws random numbers on the tensors' device. The backward pass then draws the same ones.
     """
     wants_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     if torch.compiler.is_compiling() or not wants_gradient:
-        # A compiler chooses by itself what to keep.
+        # The compiler chooses itself which activations to keep.
         return function(*tensors)
     device = tensors[0].device
     state = _RandomState(device) if draws and device.type != "meta" else None
@@ -46,13 +46,13 @@ class _Recomputed(torch.autograd.Function):
         keeps_graph = torch.is_grad_enabled()
         needed = ctx.needs_input_grad[2:]
         if keeps_graph and ctx.state is not None and grad.device.type != "cpu":
-            # The kernel with second derivatives would drop other weights than the one of the forward pass did.
+            # The kernel that has second derivatives would not drop the weights that the forward pass dropped.
             raise RuntimeError(
                 'Second derivatives through dropout on an accelerator need attn_implementation="eager", or '
                 "attention_probs_dropout_prob=0."
             )
         with torch.enable_grad():
-            # Views, so that a tensor given twice has two gradients; for a second derivative they stay in the graph.
+            # Views, so that a tensor passed twice gets two gradients. For a second derivative they stay in the graph.
             inputs = [
                 tensor.view_as(tensor) if keeps_graph else tensor.detach().requires_grad_(wanted)
                 for tensor, wanted in zip(ctx.saved_tensors, needed, strict=True)
@@ -66,13 +66,13 @@ class _Recomputed(torch.autograd.Function):
 
 @contextmanager
 def _twice_differentiable(wanted: bool) -> Iterator[None]:
-    """Where it is wanted, attention by products and a softmax: the gradients of its other kernels have none."""
+    """If wanted, compute attention by the math kernel: the gradients of the other kernels are not differentiable."""
     with sdpa_kernel(SDPBackend.MATH) if wanted else nullcontext():
         yield
 
 
 class _RandomState:
-    """Where the random numbers of a device stand. Not a tensor, which `torch.func` would wrap.
+    """The state of a device's random number generator. Not a tensor, which `torch.func` would wrap.
 
     Args:
         device: the one that draws them.

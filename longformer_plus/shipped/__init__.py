@@ -1,8 +1,8 @@
-"""The small checkpoint that comes with the package, and what was fine-tuned on it: no network, no hub.
+"""The small checkpoint that comes with the package, and its fine-tuned adapters. No network or hub is needed.
 
-`masked_lm/` holds the checkpoint as it is; the other folders hold PEFT adapters on it. An adapter's configuration names
-its base by a path, which nobody knows before the package is installed: so adapters, and the whole checkpoints that they
-make of the base, are written into a cache when they are first asked for. See MODEL_CARD.md.
+`masked_lm/` holds the checkpoint; the other folders hold PEFT adapters for it. An adapter's configuration names the
+path of its base, which is known only once the package is installed. So adapters, and checkpoints with an adapter merged
+in, are written into a cache at their first use. See MODEL_CARD.md.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def shipped_adapter(task: str) -> Path:
 
 
 def shipped_models() -> dict[str, PeftModel]:
-    """All adapters, with their heads, on one encoder, whose weights are in memory once.
+    """All adapters with their heads on one shared encoder.
 
     Returns:
         By task, models that share the encoder: call `models[task].set_adapter(task)` before using one of them.
@@ -104,14 +104,14 @@ def _import_peft() -> ModuleType:
         return import_module("peft")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "What is fine-tuned on the package's checkpoint are adapters, which need PEFT: "
+            "The fine-tuned checkpoints of this package are adapters, which need PEFT: "
             "pip install 'longformer-plus[peft]'.",
             name=error.name,
         ) from error
 
 
 def _base_for(task: str) -> LongformerPlusPreTrainedModel:
-    """The base with a head for a task, whose weights the adapter has."""
+    """The base with a head for a task; the adapter holds the head's weights."""
     config = LongformerPlusConfig.from_json_file(_adapter_source(task) / "model_config.json")
     return _MODELS[task].from_pretrained(_BASE, config=config)
 
@@ -146,10 +146,10 @@ def _merged(task: str) -> Path:
 
 
 def _written_once(folder: Path, write: Callable[[Path], None]) -> Path:
-    """A folder of the cache, written to its end before it appears: other processes may ask for it at the same time."""
+    """A folder of the cache. It appears only when it is complete, since other processes may read it."""
     if folder.is_dir():
         return folder
-    from ..conversion.writing import new_folder  # few programs come here
+    from ..conversion.writing import new_folder  # imported here, since few programs need it
 
     try:
         with silence(), new_folder(folder) as draft:
@@ -162,8 +162,8 @@ def _written_once(folder: Path, write: Callable[[Path], None]) -> Path:
 
 @cache
 def _cache_folder(task: str) -> Path:
-    """Where what is made of these very files is kept; for this process alone where HF_HOME cannot be written to."""
-    # Installers put a folder of compiled code beside the file for remote code.
+    """The cache folder for these versions of the files; a temporary one if HF_HOME is not writable."""
+    # Files only: installers add a folder of compiled code.
     files = sorted(path for folder in (_BASE, _adapter_source(task)) for path in folder.iterdir() if path.is_file())
     digest = hashlib.sha256(str(_BASE).encode())
     for path in files:

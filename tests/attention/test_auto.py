@@ -1,4 +1,4 @@
-"""What runs for a model whose backend nobody has chosen."""
+"""The default backend of a model, and the backend that "auto" chooses for a call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Local rows block by block: the backward pass and the dropout that it brings itself."""
+"""Local rows block by block: their own backward pass and their own dropout."""
 
 from __future__ import annotations
 

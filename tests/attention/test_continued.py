@@ -1,4 +1,4 @@
-"""Going on from a rolling cache: the local rows of new tokens, what is read on the way, and taking tokens back."""
+"""Continuing a rolling cache: the local rows of new tokens, the reads from the device, and removing tokens again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several documents in one row: each as if it were alone."""
+"""Several documents in one row give what each gives in a row of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading the global projections' weights gives what calling them gives, and is never done where it would not."""
+"""Folding the global projections gives what calling them gives; modules that are not plain are called."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_both_ways_are_equal(model: LongformerPlusModel, monkeypatch: pytest.Mon
         return state.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
     folded = run()
-    monkeypatch.setattr(module, "_folding_pays", lambda *_: False)
+    monkeypatch.setattr(module, "folding_pays", lambda *_: False)
     projected = run()
     torch.testing.assert_close(folded[0], projected[0], atol=1e-5, rtol=0)
     for one, other in zip(folded[1], projected[1], strict=True):

@@ -1,4 +1,4 @@
-"""No test here asserts how long anything takes."""
+"""Workloads, measurement and reports of the benchmark. No test asserts a duration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Derivatives of derivatives, as penalties on gradients and second-order optimizers take them."""
+"""Second derivatives, as gradient penalties and second-order optimizers need them."""
 
 from __future__ import annotations
 

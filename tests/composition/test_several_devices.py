@@ -1,4 +1,4 @@
-"""Several processes and devices: DistributedDataParallel, FSDP2, and layers on devices of their own."""
+"""Several processes and devices: DistributedDataParallel, FSDP2, and layers on different devices."""
 
 from __future__ import annotations
 

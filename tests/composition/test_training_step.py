@@ -1,6 +1,6 @@
-"""What users put around a model changes neither its loss nor its gradients.
+"""Hooks, checkpointing and other wrappers change neither the loss nor the gradients of a model.
 
-Every way of running a training step is compared with the plain step of the same seed, in float64.
+Every variant of a training step is compared with the plain step of the same seed, in float64.
 """
 
 from __future__ import annotations

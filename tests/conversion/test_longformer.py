@@ -1,4 +1,4 @@
-"""Longformers of other makers: transformers', AllenAI's first releases, LED; and folders as they are written."""
+"""Converting transformers' Longformer, AllenAI's first releases and LED; and writing checkpoint folders."""
 
 from __future__ import annotations
 

@@ -32,3 +32,11 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_the_picture_of_the_pattern_is_what_its_script_draws() -> None:
     assert (ROOT / "docs" / "concepts" / "pattern.svg").read_text() == draw()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    """Pages name files from the top of the repository, or from the folder of the package."""
+    for name in re.findall(r"`([\w/.]+/[\w.]+\.(?:py|sh|svg|yaml|toml))`", page.read_text()):
+        is_placeholder = "NAME" in name
+        assert is_placeholder or (ROOT / name).exists() or (ROOT / "longformer_plus" / name).exists(), name

@@ -26,6 +26,7 @@ peft = pytest.importorskip("peft")
 from peft import LoraConfig, get_peft_model  # noqa: E402
 
 from longformer_plus.integrations import adapters  # noqa: E402
+from longformer_plus.integrations.tasks import TASKS  # noqa: E402
 
 # By the name of the configuration's class, with options that fit small layers.
 METHODS: dict[str, dict[str, Any]] = {
@@ -190,7 +191,7 @@ def test_an_adapter_on_one_global_projection_is_never_left_out(
         perturb(model)
         after = logits_of(model)
         assert moved(after, before)
-        monkeypatch.setattr(global_rows, "_folding_pays", lambda *_: False)
+        monkeypatch.setattr(global_rows, "folding_pays", lambda *_: False)
         assert_close(logits_of(model), after)
 
 
@@ -241,6 +242,28 @@ def test_adapters_on_word_embeddings(method: str, head: str) -> None:
             assert_close(model.merge_and_unload()(**BATCH).logits, adapted.logits)
 
 
+class ScaledLinear(nn.Linear):
+    """An adapter that gives float32 under autocast: its scale is no half precision."""
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return super().forward(rows) * torch.full((self.out_features,), 0.5)
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "sdpa windows", "sdpa dense"])
+def test_keys_and_values_in_another_dtype_than_that_of_autocast(backend: str) -> None:
+    model = make(attention_window=8)
+    model.config._attn_implementation = backend
+    attention = model.longformer.encoder.layer[0].attention.self
+    attention.key, attention.value = (ScaledLinear(24, 24) for _ in range(2))
+    ids = torch.randint(3, 60, (1, 40))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(ids, labels=ids % 2).loss
+    loss.backward()
+    for projection in (attention.query, attention.key, attention.value):
+        assert projection.weight.grad.isfinite().all()
+        assert projection.weight.grad.abs().sum() > 0
+
+
 def test_an_adapter_for_each_row() -> None:
     """Rows are not put into one, which would give all of them the first one's adapter."""
     model = get_peft_model(make(unpad_inputs=True), LoraConfig(task_type="TOKEN_CLS", r=2)).eval()
@@ -256,15 +279,20 @@ def test_an_adapter_for_each_row() -> None:
     assert moved(adapted[1][valid[1]], plain[1][valid[1]])
 
 
+# PEFT's class that loads an adapter, by the head that it adapts.
 AUTO = {
-    "feature-extraction": ("Model", "AutoPeftModelForFeatureExtraction"),
-    "fill-mask": ("ForMaskedLM", "AutoPeftModel"),
-    "multiple-choice": ("ForMultipleChoice", "AutoPeftModel"),
-    "question-answering": ("ForQuestionAnswering", "AutoPeftModelForQuestionAnswering"),
-    "text-generation": ("ForCausalLM", "AutoPeftModelForCausalLM"),
-    "text-classification": ("ForSequenceClassification", "AutoPeftModelForSequenceClassification"),
-    "token-classification": ("ForTokenClassification", "AutoPeftModelForTokenClassification"),
+    "Model": "AutoPeftModelForFeatureExtraction",
+    "ForMaskedLM": "AutoPeftModel",
+    "ForMultipleChoice": "AutoPeftModel",
+    "ForQuestionAnswering": "AutoPeftModelForQuestionAnswering",
+    "ForCausalLM": "AutoPeftModelForCausalLM",
+    "ForSequenceClassification": "AutoPeftModelForSequenceClassification",
+    "ForTokenClassification": "AutoPeftModelForTokenClassification",
 }
+
+
+def head_of(task: str) -> str:
+    return TASKS[task].model.__name__.removeprefix("LongformerPlus") if task in TASKS else "Model"
 
 
 def outputs_of(model: Any, head: str) -> torch.Tensor:
@@ -278,7 +306,8 @@ def outputs_of(model: Any, head: str) -> torch.Tensor:
 @pytest.mark.parametrize("task", adapters.TASKS)
 def test_what_is_saved_is_loaded(task: str, method: str, tmp_path: Path) -> None:
     """The adapter and what is trained of the head, on the base that a folder holds."""
-    head, auto = AUTO[task]
+    head = head_of(task)
+    auto = AUTO[head]
     make(head).save_pretrained(tmp_path / "base")
     model = getattr(longformer_plus, f"LongformerPlus{head}").from_pretrained(tmp_path / "base")
     config = adapters.adapter_config(task, getattr(peft, method), **METHODS[method])
@@ -301,7 +330,7 @@ def test_what_is_saved_is_loaded(task: str, method: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("task", adapters.TASKS)
 def test_all_linear_layers_but_the_head(task: str) -> None:
     """What of the head is trained as it is cannot be adapted as well."""
-    head, _ = AUTO[task]
+    head = head_of(task)
     model = get_peft_model(make(head), adapters.lora_config(task, r=2, target_modules="all-linear"))
     adapted = {name.partition(".lora_A")[0] for name, _ in model.named_parameters() if ".lora_A" in name}
     in_layers = {
@@ -334,11 +363,6 @@ def test_a_merged_model_is_a_plain_one(tmp_path: Path) -> None:
         merged.save_pretrained(tmp_path)
         again = transformers.AutoModelForTokenClassification.from_pretrained(tmp_path)
         assert_close(again(**BATCH).logits, want)
-
-
-@pytest.mark.filterwarnings("error:.*is_gradient_checkpointing.*:FutureWarning")
-def test_adapting_a_model_warns_of_no_name_that_its_user_has_not_written() -> None:
-    peft.get_peft_model(longformer_plus.LongformerPlusModel(small_config()), peft.LoraConfig())
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated.*:FutureWarning")

@@ -1,4 +1,4 @@
-"""Heads that pool one token of a causal model take one that has seen the document: the last valid one."""
+"""Pooling heads of a causal model pool the last valid token, which has seen the whole document."""
 
 from __future__ import annotations
 

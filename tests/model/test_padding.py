@@ -1,4 +1,4 @@
-"""Batches run without their padding: the same everywhere, and one token computed for all of it."""
+"""Taking padding out changes no result, and one token of padding is computed for all of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""transformers' own model tests, pointed at these classes."""
+"""transformers' own model tests, run on the classes of this package."""
 
 from __future__ import annotations
 

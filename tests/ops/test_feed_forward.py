@@ -1,4 +1,4 @@
-"""Work in pieces gives what work in one piece gives, and is left where something is put around a module."""
+"""The feed-forward computed in chunks gives the same as in one call; a module with a hook is called once."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ GLOBAL[0, 7] = 1
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> LongformerPlusModel:
     monkeypatch.setattr(
-        "longformer_plus.ops.pieces.LARGEST_BYTES", 40 * 4 * 16
+        "longformer_plus.ops.chunking.LARGEST_BYTES", 40 * 4 * 16
     )  # sixteen tokens of the widest activation
     return spread(LongformerPlusModel(small_config())).eval()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("rows", [1, 3])
-def test_pieces_change_nothing(model: LongformerPlusModel, backend: str, rows: int) -> None:
+def test_chunks_change_nothing(model: LongformerPlusModel, backend: str, rows: int) -> None:
     model.set_attn_implementation(backend)
     inputs = {"input_ids": IDS.repeat(rows, 1), "global_attention_mask": GLOBAL.repeat(rows, 1)}
-    whole = model(**inputs, output_hidden_states=True)  # with gradients there are no pieces
+    whole = model(**inputs, output_hidden_states=True)  # with gradients there are no chunks
     with torch.no_grad():
-        in_pieces = model(**inputs, output_hidden_states=True)
-    for one, other in zip(whole.hidden_states, in_pieces.hidden_states, strict=True):
+        in_chunks = model(**inputs, output_hidden_states=True)
+    for one, other in zip(whole.hidden_states, in_chunks.hidden_states, strict=True):
         torch.testing.assert_close(other, one, atol=2e-5, rtol=0)
 
 

@@ -1,20 +1,16 @@
+"""Rows packed full of documents: which text they hold, and how they are drawn."""
+
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from longformer_plus import LongformerPlusConfig, LongformerPlusForMaskedLM, LongformerPlusTokenizer
+from longformer_plus import LongformerPlusTokenizer
 
 pytest.importorskip("datasets")
-from longformer_plus.integrations.data.packing import (
-    PackedDocuments,
-    TextSource,
-    attend_to_neighbours,
-    train_tokenizer,
-)
+from longformer_plus.integrations.data.packing import PackedDocuments, TextSource
 
 from ...fine_tuning import rows, write_rows
 
@@ -83,44 +79,3 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "text.jsonl"
     assert TextSource(write_rows(path, [{"text": "first"}]))[0] == "first"
     assert TextSource(write_rows(path, [{"text": "second"}]))[0] == "second"
-
-
-def test_a_trained_tokenizer(tmp_path: Path, tokenizer: LongformerPlusTokenizer) -> None:
-    assert len(tokenizer) == 300
-    text = "the old river Berlin ünïcödé"
-    assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
-    special = [tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id]
-    assert [*special, tokenizer.mask_token_id] == [0, 1, 2, 3, 4]
-    tokenizer.save_pretrained(tmp_path)
-    again = LongformerPlusTokenizer.from_pretrained(tmp_path)
-    assert again(text)["input_ids"] == tokenizer(text)["input_ids"]
-    assert again.model_max_length == 500
-    with pytest.raises(ValueError, match="vocab_size=100 is not allowed"):
-        train_tokenizer([write_rows(tmp_path / "text.jsonl", rows("fill-mask"))], 100)
-
-
-@pytest.mark.parametrize(("hidden_size", "heads"), [(256, 4), (96, 3), (66, 2)])
-def test_heads_start_by_attending_to_neighbours(hidden_size: int, heads: int) -> None:
-    torch.manual_seed(0)
-    config = LongformerPlusConfig(
-        vocab_size=500,
-        hidden_size=hidden_size,
-        num_hidden_layers=2,
-        num_attention_heads=heads,
-        intermediate_size=64,
-        max_position_embeddings=302,
-        attention_window=64,
-    )
-    model = LongformerPlusForMaskedLM(config)
-    untouched = {name: weight.clone() for name, weight in model.state_dict().items()}
-    attend_to_neighbours(model)
-    changed = {name for name, weight in model.state_dict().items() if not torch.equal(weight, untouched[name])}
-    assert all("position_embeddings" in name or "layer.0.attention.self." in name for name in changed)
-    ids = torch.randint(5, 500, (2, 300))
-    with torch.no_grad():
-        weights = model.eval()(ids, output_attentions=True).attentions[0]
-    for head, distance in zip(range(heads), (-1, 1, -2, 2), strict=False):
-        inside = weights[:, head, 5:-5]
-        # Columns of the window, after those of global tokens, of which there are none.
-        assert (inside.argmax(-1) == 32 + distance).float().mean() > 0.9
-        assert inside[..., 32 + distance].mean() > 0.5

@@ -17,7 +17,7 @@ from longformer_plus import (
     cli,
 )
 from longformer_plus.integrations.checkpoints import load_checkpoint
-from longformer_plus.integrations.data.packing import train_tokenizer
+from longformer_plus.integrations.data.tokenizer import train_tokenizer
 from longformer_plus.integrations.evaluation import EvaluationPlan, evaluate_checkpoint
 from longformer_plus.integrations.metrics import baselines
 from longformer_plus.integrations.tasks import fill_mask

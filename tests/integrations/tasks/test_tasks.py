@@ -21,7 +21,7 @@ from ...fine_tuning import rows, write_rows
 def test_every_file_of_the_room_with_a_task_is_found() -> None:
     files = {path.stem for path in Path(tasks.__file__).parent.glob("*.py")} - {"__init__", "task"}
     assert {name.replace("-", "_") for name in TASKS} == files
-    assert len(TASKS) == 7
+    assert "text-regression" in TASKS
 
 
 def test_names_and_aliases() -> None:
@@ -41,7 +41,7 @@ from longformer_plus.integrations.tasks import TASKS
 print(len(TASKS))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == "7\n", done.stderr
+    assert done.stdout == f"{len(TASKS)}\n", done.stderr
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -1,0 +1,113 @@
+"""Exchanges between the processes of a group that autograd knows.
+
+Each backward pass sends along the reversed way. A process's loss is the whole loss, so that the sum over the processes
+is as many times the loss: gradients of parameters are to be averaged over the processes, as DistributedDataParallel and
+FSDP2 do.
+
+Shapes: S rows sent, R rows received, ... features of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.distributed import ProcessGroup
+
+
+def all_to_all(rows: Tensor, sends: Sequence[int], receives: Sequence[int], group: ProcessGroup) -> Tensor:
+    """Send rows to every process of a group, and receive theirs.
+
+    Args:
+        rows: (S, ...) by receiver, in the order of ranks.
+        sends: how many of them go to each rank.
+        receives: how many come from each rank.
+        group: the processes; each must take part.
+
+    Returns:
+        (R, ...) by sender, in the order of ranks.
+
+    Raises:
+        RuntimeError: another process does not take part within the time limit of the group.
+    """
+    received: Tensor = _AllToAll.apply(rows, list(sends), list(receives), group)
+    return received
+
+
+def add_up(rows: Tensor, group: ProcessGroup) -> Tensor:
+    """The sum of the processes' tensors, which have one shape, on each of them. Raises as `all_to_all` does."""
+    total: Tensor = _AddUp.apply(rows, group)
+    return total
+
+
+def gather_on_all(values: Tensor, group: ProcessGroup) -> Tensor:
+    """(...) of each of P processes -> (P, ...) on each of them, without gradients. Raises as `all_to_all` does."""
+    gathered = [torch.empty_like(values) for _ in range(dist.get_world_size(group))]
+    with _named_failures(group):
+        dist.all_gather(gathered, values.contiguous(), group=group)
+    return torch.stack(gathered)
+
+
+def average_gradients(model: nn.Module, group: ProcessGroup) -> None:
+    """Average the gradients of a model over the processes of a group: what DistributedDataParallel and FSDP2 do.
+
+    Every process has a gradient of the same parameters.
+    """
+    gradients: Iterable[Tensor | None] = (parameter.grad for parameter in model.parameters())
+    with _named_failures(group):
+        for gradient in gradients:
+            if gradient is not None:
+                dist.all_reduce(gradient, group=group)
+                gradient /= dist.get_world_size(group)
+
+
+class _AllToAll(torch.autograd.Function):
+    @staticmethod
+    def forward(rows: Tensor, sends: list[int], receives: list[int], group: ProcessGroup) -> Tensor:
+        received = rows.new_empty(sum(receives), *rows.shape[1:])
+        with _named_failures(group):
+            dist.all_to_all_single(received, rows.contiguous(), receives, sends, group=group)
+        return received
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.sends, ctx.receives, ctx.group = inputs
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return all_to_all(grad, ctx.receives, ctx.sends, ctx.group), None, None, None
+
+
+class _AddUp(torch.autograd.Function):
+    @staticmethod
+    def forward(rows: Tensor, group: ProcessGroup) -> Tensor:
+        total = rows.clone(memory_format=torch.contiguous_format)
+        with _named_failures(group):
+            dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.group = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return add_up(grad, ctx.group), None
+
+
+@contextmanager
+def _named_failures(group: ProcessGroup) -> Iterator[None]:
+    """Say in an error of a collective which process met it, and what to look for."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"Rank {dist.get_rank(group)} of the {dist.get_world_size(group)} processes that share a document waited "
+            "in vain for another one: it has ended, or is slower than the time limit of the group "
+            "(init_process_group(timeout=...)). Its own log says why. "
+            f"The failure was: {error}"
+        ) from error
