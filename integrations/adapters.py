@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from peft import LoraConfig, PeftConfig, PeftModel, PeftType, TaskType
 from safetensors import safe_open
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoTokenizer
 
 import longformer_plus
 from longformer_plus import (
@@ -22,6 +22,7 @@ from longformer_plus import (
     LongformerPlusPreTrainedModel,
 )
 from longformer_plus.adapter_targets import default_targets
+from longformer_plus.conversion.writing import check_output, save
 
 from . import tasks
 
@@ -108,6 +109,34 @@ def load_adapted(folder: str | Path) -> PeftModel:
     """
     kind, base = adapter_of(folder)
     return PeftModel.from_pretrained(kind.from_pretrained(base, config=adapted_config(folder)), str(folder))
+
+
+def merge_adapters(
+    folder: str | Path, save_to: str | Path, *, overwrite: bool = False
+) -> LongformerPlusPreTrainedModel:
+    """Write a checkpoint that computes what saved adapters make of their base, with its tokenizer.
+
+    Args:
+        folder: the adapters'.
+        save_to: the new folder.
+        overwrite: replace the checkpoint that is there.
+
+    Returns:
+        The model that was written.
+
+    Raises:
+        FileExistsError: the new folder exists, and overwriting was not asked for.
+        ValueError: the adapters are for another model, or cannot be merged, or there are none.
+    """
+    if not (Path(folder) / "adapter_config.json").is_file():
+        raise ValueError(f"{folder} holds no adapters: it has no adapter_config.json.")
+    check_output(save_to, overwrite)
+    adapted: Any = load_adapted(folder)
+    if not hasattr(adapted.base_model, "merge_and_unload"):
+        raise ValueError(f"The adapters in {folder} cannot be merged: PEFT has no merging for their method.")
+    model = adapted.merge_and_unload()
+    save(model, AutoTokenizer.from_pretrained(tokenizer_of(folder)), save_to, overwrite)
+    return model
 
 
 def adapter_of(folder: str | Path) -> tuple[type[LongformerPlusPreTrainedModel], str]:

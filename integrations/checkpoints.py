@@ -8,25 +8,94 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, TokenizersBackend
 
+from longformer_plus import LongformerPlusModel, LongformerPlusPreTrainedModel
+from longformer_plus.model.silence import silence
+
+from .precision import is_bfloat16
 from .tasks import task_named
 
+Loaded = tuple[PreTrainedModel, TokenizersBackend]
 
-def load_checkpoint(task: str, checkpoint: str | Path) -> tuple[PreTrainedModel, TokenizersBackend]:
+
+def load_checkpoint(task: str, checkpoint: str | Path, precision: str = "float32") -> Loaded:
     """A checkpoint's model with the head of a task, and its tokenizer. Adapters are put on their base.
+
+    Args:
+        task: its name.
+        checkpoint: a folder, or a name on the hub.
+        precision: "float32", "bfloat16", or "auto": bfloat16 where the device is faster with it.
 
     Raises:
         OSError: there is no such checkpoint.
-        ValueError: there is no such task.
+        ValueError: there is no such task, or the checkpoint has no head for it.
     """
     known = task_named(task)
-    tokenizer_folder = checkpoint
-    if (Path(checkpoint) / "adapter_config.json").is_file():
-        from .adapters import load_adapted, tokenizer_of
+    if _is_adapter(checkpoint):
+        from .adapters import adapter_of, load_adapted
 
+        kind, _ = adapter_of(checkpoint)
+        if kind is not known.model:
+            raise ValueError(f"{checkpoint} holds adapters for {kind.__name__}, not for {known.name}.")
         model: Any = load_adapted(checkpoint)
-        tokenizer_folder = tokenizer_of(checkpoint)
     else:
-        model = known.model.from_pretrained(checkpoint, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, **known.tokenizer_options)
+        model, missing = _load(checkpoint, known.model)
+        if missing:
+            raise ValueError(
+                f"{checkpoint} has no head for {known.name}: {missing[0]} is missing. Train it first: "
+                f"longformer-plus train --task {known.name} --model {checkpoint} ..."
+            )
+    return _ready(model, precision), _tokenizer(checkpoint, **known.tokenizer_options)
+
+
+def load_encoder(checkpoint: str | Path, precision: str = "float32") -> Loaded:
+    """A checkpoint's model without its head, with adapters where it is some, and its tokenizer.
+
+    Args:
+        checkpoint: a folder, or a name on the hub.
+        precision: as of `load_checkpoint`.
+
+    Raises:
+        OSError: there is no such checkpoint.
+        ValueError: weights of the encoder are missing.
+    """
+    if _is_adapter(checkpoint):
+        from .adapters import load_adapted
+
+        adapted: Any = load_adapted(checkpoint)
+        whole = adapted.get_base_model()
+        model = adapted if isinstance(whole, LongformerPlusModel) else getattr(whole, whole.base_model_prefix)
+    else:
+        model, missing = _load(checkpoint, LongformerPlusModel, add_pooling_layer=False)
+        if missing:
+            raise ValueError(f"{checkpoint} is no whole encoder: {missing[0]} is missing.")
+    return _ready(model, precision), _tokenizer(checkpoint)
+
+
+def _is_adapter(checkpoint: str | Path) -> bool:
+    return (Path(checkpoint) / "adapter_config.json").is_file()
+
+
+def _load(
+    checkpoint: str | Path, kind: type[LongformerPlusPreTrainedModel], **options: Any
+) -> tuple[PreTrainedModel, list[str]]:
+    """A whole checkpoint, and which of the model's weights are not in it."""
+    with silence():
+        loaded: Any = kind.from_pretrained(checkpoint, dtype=torch.float32, output_loading_info=True, **options)
+    model, told = loaded
+    return model, sorted(told["missing_keys"])
+
+
+def _ready(model: PreTrainedModel, precision: str) -> PreTrainedModel:
+    """A model in its precision, on the accelerator if there is one."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return model.to(device or "cpu").eval(), tokenizer  # type: ignore[return-value]
+    model.to(device or "cpu", torch.bfloat16 if is_bfloat16(precision) else torch.float32)  # type: ignore[arg-type]
+    return model.eval()
+
+
+def _tokenizer(checkpoint: str | Path, **options: Any) -> TokenizersBackend:
+    folder = checkpoint
+    if _is_adapter(checkpoint):
+        from .adapters import tokenizer_of
+
+        folder = tokenizer_of(checkpoint)
+    return AutoTokenizer.from_pretrained(folder, **options)  # type: ignore[return-value]

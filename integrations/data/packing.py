@@ -22,7 +22,8 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from .checks import check_text
-from .sources import is_file, iterate_records
+from .files import state_of
+from .sources import iterate_records
 
 # More characters than a token stands for in almost any text: what is read to fill the rest of a row.
 _CHARACTERS_PER_TOKEN = 6
@@ -42,8 +43,7 @@ class TextSource:
     def __init__(self, source: str, columns: Mapping[str, str] | None = None) -> None:
         self.source = source
         # What the stored rows are found again by; a file that was written anew is another one.
-        state = [Path(source).resolve().as_posix(), Path(source).stat().st_mtime_ns] if is_file(source) else source
-        known_by = json.dumps([state, dict(columns or {})])
+        known_by = json.dumps([state_of([source]) or source, dict(columns or {})])
         try:
             rows = StoredRows.from_generator(
                 _texts,

@@ -1,24 +1,25 @@
-"""Rows of data: from local JSONL files or a hub data set, each checked, and named in its error.
+"""Rows of data from files of every common format, or from the hub, each checked, and named in its error.
 
-A file has one JSON object on a line; .xz, .gz and .bz2 are read as they are. The task says which columns a row must
-have, and what they hold: see `tasks`.
+A source is a file, a folder with all that is below it, a pattern such as `data/*.csv`, "-" for standard input, or a
+data set of the hub as NAME:SPLIT or NAME:CONFIGURATION:SPLIT. Files are .txt, .md, .pdf, .docx (each a document),
+.jsonl, .json (a list), .csv, .tsv and .parquet, also packed as .gz, .bz2, .xz or .zst. The task says which columns a
+row must have, and what they hold: see `tasks`.
 """
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import json
-import lzma
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from lzma import LZMAError
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-Row = dict[str, Any]
+from .documents import UnreadableError
+from .files import STANDARD_INPUT, files_of, open_file
+from .formats import DOCUMENTS, Row, read_rows, structured
+
 Check = Callable[[Row], None]
-
-_OPENERS: dict[str, Callable[..., IO[str]]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,32 @@ class Record:
     row: Row
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A row of a source, read or not.
+
+    Attributes:
+        source: its file, or its data set.
+        number: how many rows of the source come before it.
+        where: its file and line, or its data set and row.
+        row: its fields; empty where it cannot be read.
+        error: why it cannot be read; empty where it can.
+        share: how much of the source has been read with it, from 0 to 1.
+    """
+
+    source: str
+    number: int
+    where: str
+    row: Row
+    error: str = ""
+    share: float = 1.0
+
+
 def read_records(sources: Iterable[str], check: Check, columns: Mapping[str, str] | None = None) -> list[Record]:
     """All rows of some sources, checked.
 
     Args:
-        sources: local files; or hub data sets, as NAME:SPLIT or NAME:CONFIGURATION:SPLIT.
+        sources: what is read, as the top of this module says.
         check: raises a ValueError for a row that is not as its task needs it, such as the `check` of a task.
         columns: the names of the columns in the sources, by the names that the check wants.
 
@@ -55,51 +77,104 @@ def read_records(sources: Iterable[str], check: Check, columns: Mapping[str, str
 def iterate_records(source: str, check: Check, columns: Mapping[str, str] | None = None) -> Iterator[Record]:
     """The rows of one source, one after another, checked. See `read_records`."""
     count = 0
-    for where, row in _read_file(Path(source)) if is_file(source) else _read_hub(source):
-        renamed = {**row, **{name: row[column] for name, column in (columns or {}).items() if column in row}}
+    for entry in iterate_entries(source, columns):
+        if entry.error:
+            raise ValueError(f"{entry.where}: {entry.error}")
         try:
-            check(renamed)
+            check(entry.row)
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
-        yield Record(where, renamed)
+            raise ValueError(f"{entry.where}: {error}") from None
+        yield Record(entry.where, entry.row)
         count += 1
     if not count:
-        raise ValueError(f"{source} has no rows. Give at least one JSON object, on a line of its own.")
+        raise ValueError(f"{source} has no rows. Give at least one document, or one JSON object on a line of its own.")
 
 
-def is_file(source: str) -> bool:
-    """Whether a source names a local file, not a data set of the hub."""
-    if Path(source).exists():
-        return True
-    if Path(source).suffix in (".jsonl", ".json", *_OPENERS):
-        raise FileNotFoundError(f"{source} is not a file.")
-    return False
+def iterate_entries(source: str, columns: Mapping[str, str] | None = None) -> Iterator[Entry]:
+    """The rows of one source, one after another, unchecked, and those that cannot be read with the reason.
+
+    Args:
+        source: what is read, as the top of this module says.
+        columns: the names of the columns in the source, by the names that a task has for them.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the source is neither a file nor a data set of the hub.
+    """
+    return (entry for entry, _ in Corpus([source], columns).entries())
 
 
-def _read_file(path: Path) -> Iterator[tuple[str, Row]]:
-    number = 0
+class Corpus:
+    """The rows of several sources, one after another, with how much of all has been read.
+
+    Args:
+        sources: what is read, as the top of this module says.
+        columns: the names of the columns in the sources, by the names that a task has for them.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+
+    def __init__(self, sources: Sequence[str], columns: Mapping[str, str] | None = None) -> None:
+        self.columns = columns or {}
+        self._parts: list[tuple[str | Path, int]] = []
+        for source in sources:
+            files = [] if source == STANDARD_INPUT else files_of(source)
+            # How large a data set of the hub is, nobody knows before it is read.
+            self._parts += [(path, max(path.stat().st_size, 1)) for path in files] or [(source, 1)]
+
+    def entries(self, skip: int = 0) -> Iterator[tuple[Entry, float]]:
+        """The rows behind the first `skip`, each with the share of all sources that has been read with it."""
+        total, behind, seen = sum(size for _, size in self._parts), 0, 0
+        for part, size in self._parts:
+            is_file = isinstance(part, Path) or part == STANDARD_INPUT
+            entries = entries_of_file(part, seen < skip) if is_file else _entries_of_hub(str(part))
+            for entry in entries:
+                seen += 1
+                if seen > skip:
+                    row = entry.row if entry.error else _renamed(entry.row, self.columns)
+                    yield replace(entry, row=row), (behind + entry.share * size) / total
+            behind += size
+
+
+def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
+    return structured({**row, **{name: row[column] for name, column in columns.items() if column in row}})
+
+
+def entries_of_file(path: str | Path, is_passed_over: bool = False) -> Iterator[Entry]:
+    """The rows of one file, or of standard input ("-"). See `iterate_entries`.
+
+    Args:
+        path: the file.
+        is_passed_over: whether the first row is not wanted; then the text of a document is not read.
+    """
+    name, number, place = str(path), 0, ""
     try:
-        with _OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield f"{path}, line {number}", _parse(line, f"{path}, line {number}")
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}, after line {number}: cannot be read: {error}. The file may be cut off.") from None
+        with open_file(path) as file:
+            if is_passed_over and file.kind in DOCUMENTS:
+                yield Entry(name, 0, name, {})
+                return
+            for place, row in read_rows(file):
+                where = f"{name}, {place}" if place else name
+                if isinstance(row, UnreadableError):
+                    yield Entry(name, number, where, {}, str(row), file.share())
+                else:
+                    yield Entry(name, number, where, row, share=file.share())
+                number += 1
+    except UnreadableError as error:
+        yield Entry(name, number, name, {}, str(error))
+    except UnicodeDecodeError as error:
+        reason = f"it is not UTF-8 ({error.reason}): save it as UTF-8."
+        yield Entry(name, number, _behind(name, place), {}, reason)
+    except (EOFError, OSError, LZMAError, zlib.error) as error:
+        yield Entry(name, number, _behind(name, place), {}, f"cannot be read: {error}. The file may be cut off.")
 
 
-def _parse(line: str, where: str) -> Row:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{where}: not a JSON object: {error}. Each line must hold a whole one; this one may be cut off."
-        ) from None
-    if not isinstance(row, dict):
-        raise ValueError(f"{where}: a {type(row).__name__}, not a JSON object.")
-    return row
+def _behind(name: str, place: str) -> str:
+    return f"{name}, after {place}" if place else name
 
 
-def _read_hub(source: str) -> Iterator[tuple[str, Row]]:
+def _entries_of_hub(source: str) -> Iterator[Entry]:
     name, *configuration, split = source.split(":") if ":" in source else (source, "")
     if not split or len(configuration) > 1:
         raise ValueError(
@@ -110,7 +185,8 @@ def _read_hub(source: str) -> Iterator[tuple[str, Row]]:
 
     rows = load_dataset(name, *configuration, split=split)
     for number, row in enumerate(rows):
-        yield f"{source}, row {number}", {field: _named(value, rows.features[field]) for field, value in row.items()}
+        named = {field: _named(value, rows.features[field]) for field, value in row.items()}
+        yield Entry(source, number, f"{source}, row {number}", named, share=(number + 1) / len(rows))
 
 
 def _named(value: Any, feature: Any) -> Any:

@@ -71,6 +71,10 @@ class Stretch:
     is_last: bool
 
 
+# A stretch with the index of its document and its share of it, and its place among all stretches of a call.
+_Placed = tuple[int, tuple[int, Stretch, float]]
+
+
 @dataclass(frozen=True)
 class StretchReader:
     """Cuts documents into stretches and runs a model on them, many at a time.
@@ -83,7 +87,10 @@ class StretchReader:
         overlap: the tokens that neighbouring stretches share. By default one window of the model, so that every token
             has its own window whole in one of them; half of a stretch where that is less, but 64 at least.
         batch_size: stretches in a batch.
+        batch_tokens: the most tokens of a batch, padding included, in place of `batch_size`. Stretches of like lengths
+            then share a batch; those of all documents of a call are in memory.
         show_progress: show a progress bar.
+        report: called after each batch with the documents, of which a stretch is a share, and the tokens in it.
 
     Raises:
         TypeError: the model is no Longformer.
@@ -95,7 +102,9 @@ class StretchReader:
     max_length: int | None = None
     overlap: int | None = None
     batch_size: int = 4
+    batch_tokens: int | None = None
     show_progress: bool = False
+    report: Callable[[float, int], None] | None = None
 
     def __post_init__(self) -> None:
         limit = self._config.max_tokens
@@ -103,6 +112,8 @@ class StretchReader:
             raise ValueError(f"max_length={self.max_length} is not allowed: the model has positions for 1 to {limit}.")
         if self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size} is not allowed: it must be at least 1.")
+        if self.batch_tokens is not None and self.batch_tokens < 1:
+            raise ValueError(f"batch_tokens={self.batch_tokens} is not allowed: it must be at least 1.")
 
     @cached_property
     def _config(self) -> LongformerPlusConfig:
@@ -160,8 +171,8 @@ class StretchReader:
 
         Args:
             documents: texts, or lists of words.
-            judge: what to keep of a stretch and the model's logits for it by name, in float32: `logits` (C) or
-                (N or more, C), `start_logits` and `end_logits` (N or more).
+            judge: what to keep of a stretch and the model's outputs for it by name, in float32: `logits` (C) or
+                (N or more, C), `start_logits` and `end_logits` (N or more), or `last_hidden_state` (N or more, E).
             questions: one for each document, or None.
             is_read: which stretches the model reads; by default all.
 
@@ -173,7 +184,7 @@ class StretchReader:
         """
         if questions is not None and len(questions) != len(documents):
             raise ValueError(f"There are {len(questions)} questions for {len(documents)} documents: give one for each.")
-        results: list[list[Result]] = [[] for _ in documents]
+        judged: dict[int, tuple[int, Result]] = {}
         was_training = self.model.training
         self.model.eval()
         progress = tqdm(
@@ -184,15 +195,39 @@ class StretchReader:
         )
         try:
             stretches = self._stretches(documents, questions, is_read)
-            while batch := list(islice(stretches, self.batch_size)):
-                outputs = self._run([stretch for _, stretch, _ in batch])
-                for (index, stretch, share), output in zip(batch, outputs, strict=True):
-                    results[index].append(judge(stretch, output))
-                    progress.update(share)
+            for batch in self._batches(enumerate(stretches)):
+                outputs = self._run([stretch for _, (_, stretch, _) in batch])
+                for (place, (index, stretch, _)), output in zip(batch, outputs, strict=True):
+                    judged[place] = index, judge(stretch, output)
+                share = sum(share for _, (_, _, share) in batch)
+                progress.update(share)
+                if self.report is not None:
+                    self.report(share, sum(len(stretch.encoding) for _, (_, stretch, _) in batch))
         finally:
             progress.close()
             self.model.train(was_training)
+        results: list[list[Result]] = [[] for _ in documents]
+        for place in range(len(judged)):
+            index, result = judged[place]
+            results[index].append(result)
         return results
+
+    def _batches(self, stretches: Iterator[_Placed]) -> Iterator[list[_Placed]]:
+        """Stretches, each with its place among all, in batches: as they come, or by length where tokens are counted."""
+        if self.batch_tokens is None:
+            while batch := list(islice(stretches, self.batch_size)):
+                yield batch
+            return
+        batch = []
+        # The longest first: what does not fit into memory shows at once.
+        for placed in sorted(stretches, key=lambda each: -len(each[1][1].encoding)):
+            longest = len((batch or [placed])[0][1][1].encoding)
+            if batch and longest * (len(batch) + 1) > self.batch_tokens:
+                yield batch
+                batch = []
+            batch.append(placed)
+        if batch:
+            yield batch
 
     def _stretches(
         self,
@@ -209,15 +244,19 @@ class StretchReader:
 
     @torch.no_grad()
     def _run(self, stretches: Sequence[Stretch]) -> list[dict[str, Tensor]]:
-        """The model's outputs for each stretch; padding stands at their end."""
+        """What the model says of each stretch; padding stands at the end of it."""
         rows = [
             {"input_ids": stretch.encoding.ids, "attention_mask": stretch.encoding.attention_mask}
             for stretch in stretches
         ]
         batch = self.tokenizer.pad(rows, padding_side="right", return_tensors="pt").to(self.model.device)
         outputs = self.model(**batch, return_dict=True)
-        logits = {name: tensor.float().cpu() for name, tensor in outputs.items() if name.endswith("logits")}
-        return [{name: tensor[index] for name, tensor in logits.items()} for index in range(len(stretches))]
+        said = {
+            name: tensor.float().cpu()
+            for name, tensor in outputs.items()
+            if name.endswith("logits") or name == "last_hidden_state"
+        }
+        return [{name: tensor[index] for name, tensor in said.items()} for index in range(len(stretches))]
 
 
 def _tokens_of(part: int, encoding: Encoding) -> slice:

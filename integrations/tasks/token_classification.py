@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TokenizersBac
 from longformer_plus import LongformerPlusForTokenClassification
 from longformer_plus.model.losses import IGNORED_LABEL
 
-from ..data.checks import list_of, require
+from ..data.checks import check_text, list_of, require
 from ..data.collators import DataCollatorForLongformerTokenClassification
 from ..data.features import Prepared, class_names, prepare_tagging
 from ..data.sources import Record, Row
@@ -22,13 +22,20 @@ from .task import HeldOut, Preparation, Scorer, Scores, Task, first_logits
 
 
 def _check_input(row: Row) -> None:
+    if "tokens" in row or "text" not in row:
+        _check_words(row)
+    else:
+        check_text(row)
+
+
+def _check_words(row: Row) -> None:
     words = list_of(row, "tokens")
     require(bool(words), "'tokens' is empty")
     require(all(isinstance(word, str) for word in words), "'tokens' holds something that is not a string")
 
 
 def _check(row: Row) -> None:
-    _check_input(row)
+    _check_words(row)
     words, tags = row["tokens"], list_of(row, "ner_tags")
     require(len(tags) == len(words), f"{len(tags)} ner_tags for {len(words)} tokens: give one for each")
     for tag in tags:
@@ -95,12 +102,12 @@ def _evaluate(model: PreTrainedModel, tokenizer: TokenizersBackend, held_out: He
 def _predict(
     model: PreTrainedModel, tokenizer: TokenizersBackend, rows: Sequence[Row], **options: Any
 ) -> list[dict[str, Any]]:
-    """The `tags` of the words of each row, and its `entities`."""
-    documents = [row["tokens"] for row in rows]
+    """The `entities` of each row, a text or words; of words their `tags` as well."""
+    documents = [row["tokens"] if "tokens" in row else row["text"] for row in rows]
     found = tag_documents(model, tokenizer, documents, **options)
     return [
         {
-            "tags": [tag.label for tag in tags],
+            **({} if isinstance(document, str) else {"tags": [tag.label for tag in tags]}),
             "entities": [asdict(entity) for entity in find_entities(document, tags)],
         }
         for document, tags in zip(documents, found, strict=True)

@@ -23,6 +23,7 @@ from transformers.trainer_callback import ProgressCallback, TrainerState
 from ..context_parallel import neighbours, split_sequence
 from ..data.features import Prepared
 from ..data.packing import PackedDocuments
+from ..precision import is_bfloat16
 from ..tasks import task_named
 from .data import TaskData, collator, prepare
 from .model import load_config, load_model, load_tokenizer
@@ -244,7 +245,7 @@ def _training_arguments(plan: TrainingPlan, data: Prepared | PackedDocuments, ev
         lr_scheduler_type=plan.schedule,
         warmup_steps=plan.warmup,
         weight_decay=plan.weight_decay,
-        bf16=_is_bfloat16(plan.precision),
+        bf16=is_bfloat16(plan.precision),
         use_cpu=not torch.accelerator.is_available(),
         **_checkpointing(plan.gradient_checkpointing),
         seed=plan.seed,
@@ -274,13 +275,3 @@ def _checkpointing(wanted: bool) -> dict[str, Any]:
     names = {each.name for each in fields(TrainingArguments)}
     name = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
     return {name: True, f"{name}_kwargs": {"use_reentrant": False}}
-
-
-def _is_bfloat16(precision: str) -> bool:
-    if precision != "auto":
-        return precision == "bfloat16"
-    if torch.accelerator.is_available():
-        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    # Without these instructions bfloat16 is emulated, and slower.
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -21,6 +21,8 @@ from . import (
     export,
     extend,
     info,
+    merge,
+    predict,
     quickstart,
     tokenizer,
     train,
@@ -34,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line without the program's name; that of the process when None.
 
     Returns:
-        The exit status: 0, or 2 where the command line or a file named in it is wrong.
+        The exit status: 0; 1 where some documents of a corpus could not be read; or 2 where the command line or a file
+        named in it is wrong.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="longformer-plus", description="LongformerPlus on the command line.")
@@ -47,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tokenizer,
         train,
         evaluate,
+        predict,
+        merge,
         info,
         doctor,
         export,
@@ -57,8 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     options.command_line = shlex.join([parser.prog, *arguments])
     try:
-        options.run(options)
+        return options.run(options) or 0
     except (ModuleNotFoundError, OSError, ValueError) as error:
         # Without the usage, which does not help where a file is wrong.
         parser.exit(2, f"{parser.prog}: error: {error}\n")
-    return 0

@@ -17,7 +17,8 @@ Convert a checkpoint of another kind to LongformerPlus, with its tokenizer. The 
   TFLongformer (tf_model.h5)                       without TensorFlow; needs the extra `tensorflow`
 
 With --to, convert LongformerPlus back to transformers' Longformer, or to a short model. A model with features that the
-target lacks (dilation, causal attention ...) is refused.
+target lacks (dilation, causal attention ...) is refused. With --to sentence-transformers, write the encoder of a
+checkpoint, or of adapters, as SentenceTransformer(...) loads it; this needs the extra `sentence-transformers`.
 
 A model that was made long computes what the short one did, wherever half the window reaches across the document. For
 longer ones it should be trained on a little more text.
@@ -35,6 +36,8 @@ examples:
       for those who do not have this package
   longformer-plus convert xlm-roberta-long xlm-roberta-short --to xlm-roberta
       the first 512 positions, without the global projections
+  longformer-plus convert my-longformer my-embeddings --to sentence-transformers --pooling mean --normalize
+      then: import longformer_plus; SentenceTransformer("my-embeddings").encode(documents)
 """
 
 
@@ -53,8 +56,13 @@ def add(commands: Any) -> None:
         "--to",
         default="longformer_plus",
         metavar="KIND",
-        help="longformer_plus (the default), longformer, roberta, xlm-roberta, camembert, bert or electra",
+        help="longformer_plus (the default), longformer, roberta, xlm-roberta, camembert, bert, electra or "
+        "sentence-transformers",
     )
+    parser.add_argument(
+        "--pooling", default="mean", metavar="HOW", help="for sentence-transformers: mean (the default) or first"
+    )
+    parser.add_argument("--normalize", action="store_true", help="for sentence-transformers: vectors of length 1")
     parser.add_argument(
         "--attention-window",
         type=int,
@@ -74,9 +82,14 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    if options.to == "sentence-transformers":
+        _write_embedder(options)
+        return
     from ..conversion import convert_checkpoint
     from .info import summary
 
+    if options.pooling != "mean" or options.normalize:
+        raise ValueError("--pooling and --normalize go with --to sentence-transformers.")
     windows = options.attention_window
     model = convert_checkpoint(
         options.checkpoint,
@@ -87,3 +100,28 @@ def _run(options: argparse.Namespace) -> None:
         overwrite=options.overwrite,
     )
     print(f"Wrote {options.output}: {summary(model)}.")
+
+
+def _write_embedder(options: argparse.Namespace) -> None:
+    from ..shipped.names import resolve_checkpoint
+
+    try:
+        from ..integrations.sentence_transformers import save_for_sentence_transformers
+    except ModuleNotFoundError as error:
+        if error.name != "sentence_transformers":
+            raise
+        raise ModuleNotFoundError(
+            "sentence-transformers is needed: pip install 'longformer-plus[sentence-transformers]'.", name=error.name
+        ) from error
+    if options.attention_window is not None:
+        raise ValueError(f"--attention-window is not for {options.to}: the checkpoint has its own.")
+    model = save_for_sentence_transformers(
+        resolve_checkpoint(options.checkpoint),
+        options.output,
+        options.pooling,
+        normalize=options.normalize,
+        max_length=options.max_length,
+        overwrite=options.overwrite,
+    )
+    size, length = model.get_embedding_dimension(), model.max_seq_length
+    print(f"Wrote {options.output}: {size} numbers for a document of up to {length:,} tokens.")

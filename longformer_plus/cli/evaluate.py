@@ -32,8 +32,8 @@ def add(commands: Any) -> None:
     )
     add = parser.add_argument
     add("--task", required=True, metavar="TASK", help="one of those above")
-    add("--model", required=True, metavar="CHECKPOINT", help="a folder, or a name on the hub")
-    add("--eval", dest="evaluation", nargs="+", default=[], metavar="SOURCE", help="files or hub data sets")
+    add("--model", required=True, metavar="CHECKPOINT", help="a folder, a name on the hub, shipped or shipped:TASK")
+    add("--eval", dest="evaluation", nargs="+", default=[], metavar="SOURCE", help="files, folders or hub data sets")
     add("--train", nargs="+", default=[], metavar="SOURCE", help="what the baselines learn from")
     add("--prompts", nargs="+", default=[], metavar="TEXT", help="for fill-mask: sentences with one <mask>")
     add(
@@ -59,18 +59,20 @@ def _run(options: argparse.Namespace) -> None:
     from ..integrations.evaluation import EvaluationPlan, evaluate_checkpoint
     from ..integrations.tasks.fill_mask import TASK as FILL_MASK
     from ..integrations.tasks.fill_mask import fill_prompts
+    from ..shipped.names import resolve_checkpoint
 
     if not options.evaluation and not options.prompts:
         raise ValueError("There is nothing to evaluate on: give --eval, or --prompts for fill-mask.")
+    model = resolve_checkpoint(options.model)
     results: dict[str, Any] = {"command": options.command_line}
     if options.prompts:
-        results["prompts"] = fill_prompts(*load_checkpoint(FILL_MASK.name, options.model), options.prompts)
+        results["prompts"] = fill_prompts(*load_checkpoint(FILL_MASK.name, model), options.prompts)
         for prompt, words in results["prompts"].items():
             print(f"{prompt}  {', '.join(words)}")
     if options.evaluation:
         plan = EvaluationPlan(
             options.task,
-            options.model,
+            model,
             options.evaluation,
             train=options.train,
             columns=dict(options.columns),

@@ -14,7 +14,8 @@ _DESCRIPTION = """\
 Train a model for a task on long documents: fine-tune a checkpoint, all its weights or LoRA adapters, or pretrain a new
 one. Writes the model, its tokenizer, scores.json and a plot of the losses. Needs the extra `train`, LoRA also `peft`.
 
-data: local files with one JSON object on a line, also .xz or .gz; or data sets of the hub, as NAME:SPLIT or
+data: files of .jsonl, .json (a list), .csv, .tsv or .parquet, or for text alone .txt, .md, .pdf or .docx, also packed
+as .gz, .bz2, .xz or .zst; folders of them, patterns, - for standard input; or data sets of the hub, as NAME:SPLIT or
 NAME:CONFIGURATION:SPLIT. All rows are checked before training starts. Their columns, by task:
 {columns}
 """
@@ -92,7 +93,7 @@ def _add_what(add: Any) -> None:
     add(
         "--model",
         metavar="CHECKPOINT",
-        help="where to start from: a folder, also one of adapters, or a name on the hub",
+        help="where to start from: a folder, also one of adapters, a name on the hub, shipped or shipped:TASK",
     )
     add(
         "--config",
@@ -230,9 +231,12 @@ def _run(options: argparse.Namespace) -> None:
 
     from ..integrations.tasks import task_named
     from ..integrations.training import TrainingPlan, train
+    from ..shipped.names import resolve_checkpoint
 
     given = {each.name: getattr(options, each.name) for each in fields(TrainingPlan) if hasattr(options, each.name)}
     given["columns"] = dict(options.columns)
+    if options.model is not None:
+        given["model"] = resolve_checkpoint(options.model)
     if task_named(options.task).is_packed:
         given["train"], given["weights"] = weighted_sources(options.train)
     train(TrainingPlan(**given))

@@ -1,0 +1,84 @@
+"""The text of a PDF, a Word document or a plain file.
+
+It imports nothing of the package, so that a process that reads one file of a stranger can load it alone, and fast.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from typing import IO
+
+
+class UnreadableError(ValueError):
+    """A file, or a row of it, that cannot be read. Its message says what is wrong and what to do."""
+
+
+def read_pdf(file: IO[bytes]) -> str:
+    """The text of a PDF, with empty lines between its pages.
+
+    Raises:
+        ModuleNotFoundError: pypdf is missing.
+        UnreadableError: it is encrypted, broken, or holds no text.
+    """
+    from pypdf import PdfReader
+    from pypdf.errors import PyPdfError
+
+    try:
+        reader = PdfReader(file)
+        if reader.is_encrypted and not reader.decrypt(""):
+            raise UnreadableError("the PDF is encrypted: save it without a password")
+        text = "\n\n".join(page.extract_text() for page in reader.pages)
+    except UnreadableError:
+        raise
+    except (PyPdfError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OSError) as error:
+        raise UnreadableError(f"the PDF is broken: {error}") from error
+    if not text.strip():
+        raise UnreadableError("the PDF holds no text, only pictures of pages perhaps: use a program that reads these")
+    return text
+
+
+def read_docx(file: IO[bytes]) -> str:
+    """The paragraphs of a Word document and the cells of its tables, in their order.
+
+    Raises:
+        ModuleNotFoundError: python-docx is missing.
+        UnreadableError: it is broken.
+    """
+    from docx import Document
+    from docx.opc.exceptions import OpcError
+    from docx.oxml.ns import qn
+
+    parts: list[str] = []
+    try:
+        # By the elements: `row.cells` repeats a merged cell as often as its file claims.
+        for element in Document(file).element.body:
+            if element.tag == qn("w:p"):
+                parts.append(element.text)
+            elif element.tag == qn("w:tbl"):
+                for row in element.iterchildren(qn("w:tr")):
+                    cells = [cell.iterchildren(qn("w:p")) for cell in row.iterchildren(qn("w:tc"))]
+                    parts.append("\t".join("\n".join(one.text for one in paragraphs) for paragraphs in cells))
+    except (zipfile.BadZipFile, OpcError, ValueError, KeyError, SyntaxError, AttributeError) as error:
+        raise UnreadableError(f"the Word document is broken: {error}") from error
+    return "\n".join(parts)
+
+
+def read_text(file: IO[bytes]) -> str:
+    """The text of a plain file in UTF-8, or in UTF-16 with its byte order mark.
+
+    Raises:
+        UnreadableError: it is in another encoding, or no text.
+    """
+    data = file.read()
+    try:
+        text = data.decode(encoding_of(data))
+    except UnicodeDecodeError as error:
+        raise UnreadableError(f"it is not UTF-8 (byte {error.start}): save it as UTF-8") from error
+    if "\0" in text:
+        raise UnreadableError("it is no text: it holds bytes of value 0")
+    return text
+
+
+def encoding_of(start: bytes) -> str:
+    """The encoding that the first bytes of a text file announce; UTF-8 where they announce none."""
+    return "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
