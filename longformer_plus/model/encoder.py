@@ -134,23 +134,7 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         given = ModelInputs(
             input_ids, inputs_embeds, token_type_ids, position_ids, attention_mask, global_attention_mask, document_ids
         )
-        checks = ValueChecks()
-        # An adapter's layer does not say how many rows it has.
-        num_embeddings = getattr(self.embeddings.word_embeddings, "num_embeddings", self.config.vocab_size)
-        inputs = checked_inputs(self.config, given, num_embeddings, cache, kwargs, checks)
-        self._warn(inputs, output_attentions)
-
-        masks = self._masks(inputs, cache, max_global_tokens, checks)
-        inputs = self._with_positions(inputs, masks, cache, checks)
-        unpads = cache is None and self.config.unpad_inputs is not False and not output_attentions
-        # The one time that the host waits for the device.
-        sizes = checks.read(self._sizes(inputs, masks, unpads, max_global_tokens))
-        padding = None
-        if masks.valid is not None and "num_valid" in sizes:
-            padding = Padding.find(masks.valid, *_padding_sizes(sizes), force=self.config.unpad_inputs is True)
-        if cache is not None:
-            cache.advance(inputs.position_ids)  # type: ignore[arg-type]
-
+        inputs, masks, padding, sizes = self._prepare(given, cache, kwargs, output_attentions, max_global_tokens)
         if split is not None:
             split.start((inputs.tokens.shape[0], inputs.tokens.shape[1]), padding)
         hidden_states = self._embed(inputs, padding)
@@ -175,6 +159,43 @@ class LongformerPlusModel(LongformerPlusPreTrainedModel):
         outputs.past_key_values = cache
         outputs.padding = padding
         return outputs
+
+    def _prepare(
+        self,
+        given: ModelInputs,
+        cache: LongformerPlusCache | None,
+        arguments: dict[str, Any],
+        output_attentions: bool,
+        max_global_tokens: int | None,
+    ) -> tuple[ModelInputs, TokenMasks, Padding | None, dict[str, int]]:
+        """Check the inputs of a forward, and decide masks, positions and padding, once for all layers.
+
+        Args:
+            given: as the caller gave them.
+            cache: of the tokens before, if there are any.
+            arguments: the other keyword arguments of the forward.
+            output_attentions, max_global_tokens: as of the forward.
+
+        Returns:
+            The inputs with position ids, the masks, the padding to take out, and the sizes read from the device.
+        """
+        checks = ValueChecks()
+        # An adapter's layer does not say how many rows it has.
+        num_embeddings = getattr(self.embeddings.word_embeddings, "num_embeddings", self.config.vocab_size)
+        inputs = checked_inputs(self.config, given, num_embeddings, cache, arguments, checks)
+        self._warn(inputs, output_attentions)
+        masks = self._masks(inputs, cache, max_global_tokens, checks)
+        inputs = self._with_positions(inputs, masks, cache, checks)
+        unpads = cache is None and self.config.unpad_inputs is not False and not output_attentions
+        # The one time that the host waits for the device.
+        sizes = checks.read(self._sizes(inputs, masks, unpads, max_global_tokens))
+        padding = None
+        if masks.valid is not None and "num_valid" in sizes:
+            measured = {name: sizes[name] for name in ("num_valid", "num_broken", "num_unlike")}
+            padding = Padding.find(masks.valid, **measured, force=self.config.unpad_inputs is True)
+        if cache is not None:
+            cache.advance(inputs.position_ids)  # type: ignore[arg-type]
+        return inputs, masks, padding, sizes
 
     def _cache(self, past_key_values: LongformerPlusCache | None, use_cache: bool | None) -> LongformerPlusCache | None:
         """The cache of a forward, or None."""
@@ -350,10 +371,6 @@ def split_masks(
         merged = attention_mask == 2
         is_global = merged if is_global is None else is_global | merged
     return attention_mask > 0, is_global
-
-
-def _padding_sizes(sizes: dict[str, int]) -> tuple[int, int, int]:
-    return sizes["num_valid"], sizes["num_broken"], sizes["num_unlike"]
 
 
 def _restore_padding(padding: Padding, outputs: LongformerPlusModelOutput) -> None:
