@@ -7,8 +7,8 @@ import errno
 import json
 import os
 import random
-import signal
 import time
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -175,42 +175,46 @@ def test_parquet_holds_the_same(task: str, corpus: Path, task_checkpoints: dict[
         assert {name: value for name, value in row.items() if value is not None} == line
 
 
-def run_and_kill(plan: PredictionPlan, seconds: float) -> bool:
-    """Run a plan in a process of its own and kill it after some time; whether it was still running."""
-    process = os.fork()
-    if not process:
-        status = 1
-        try:
-            predict(plan)
-            status = 0
-        finally:
-            os._exit(status)
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        done, status = os.waitpid(process, os.WNOHANG)
-        if done:
-            assert status == 0
-            return False
-        time.sleep(0.002)
-    os.kill(process, signal.SIGKILL)
-    os.waitpid(process, 0)
-    return True
+# Processes that start with what is imported, and without the threads of this one, which do not survive a fork.
+FRESH = get_context("forkserver")
+FRESH.set_forkserver_preload(["longformer_plus.integrations.prediction"])
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
-@pytest.mark.parametrize("kills", [5, pytest.param(200, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("file_format", ["jsonl"])
-def test_a_run_that_is_killed_and_resumed_writes_the_same(
-    kills: int, file_format: str, corpus: Path, task_checkpoints: dict[str, Path], tmp_path: Path
-) -> None:
-    options = {"part_size": 2, "format": file_format}
+def announce_and_predict(starts: Any, plan: PredictionPlan) -> None:
+    """Run a plan, and say when."""
+    starts.set()
+    predict(plan)
+
+
+def run_and_kill(plan: PredictionPlan, seconds: float) -> tuple[bool, float]:
+    """Run a plan in a process of its own and kill it after some time: whether it still ran, and for how long it did."""
+    starts = FRESH.Event()
+    process = FRESH.Process(target=announce_and_predict, args=(starts, plan))
+    process.start()
+    assert starts.wait(60)
     began = time.monotonic()
-    predict(plan_of("text-classification", task_checkpoints, corpus, tmp_path / "whole", **options))
-    whole, seconds, generator = content(tmp_path / "whole"), time.monotonic() - began, random.Random(0)
+    process.join(seconds)
+    elapsed, was_running = time.monotonic() - began, process.is_alive()
+    process.kill()
+    process.join()
+    assert was_running or process.exitcode == 0
+    return was_running, elapsed
+
+
+@pytest.mark.parametrize("kills", [5, pytest.param(200, marks=pytest.mark.slow)])
+def test_a_run_that_is_killed_and_resumed_writes_the_same(
+    kills: int, corpus: Path, task_checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    def plan(name: str) -> PredictionPlan:
+        folder = tmp_path / name
+        return plan_of("text-classification", task_checkpoints, corpus, folder, resume=True, part_size=2)
+
+    was_killed, seconds = run_and_kill(plan("whole"), 300)
+    assert not was_killed
+    whole, generator = content(tmp_path / "whole"), random.Random(0)
     count, run = 0, 0
     while count < kills:
-        plan = plan_of("text-classification", task_checkpoints, corpus, tmp_path / f"{run}", resume=True, **options)
-        while run_and_kill(plan, generator.uniform(0, 1.2 * seconds)):
+        while run_and_kill(plan(f"{run}"), generator.uniform(0, seconds))[0]:
             count += 1
         assert content(tmp_path / f"{run}") == whole
         run += 1
