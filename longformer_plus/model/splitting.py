@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,6 +40,12 @@ class SequenceSplit(Protocol):
         """The loss of the whole batch on each process, from the own logits (B, n, C) and all labels (B, N)."""
 
 
+def _is_torch_context_parallel_active() -> bool:
+    """Whether torch, or accelerate by torch, has put a function of its own in the place of its attention."""
+    module = getattr(F.scaled_dot_product_attention, "__module__", None) or ""
+    return module.startswith("torch.distributed.tensor.experimental")
+
+
 def check_split(split: SequenceSplit | None, output_attentions: bool, has_cache: bool) -> None:
     """Refuse what does not go with tokens that are spread over processes, and another's way to spread them.
 
@@ -46,9 +53,7 @@ def check_split(split: SequenceSplit | None, output_attentions: bool, has_cache:
         ValueError: attentions or a cache are asked for.
         RuntimeError: torch's context parallelism is active, which would leave out what the windows reach.
     """
-    # torch puts a function of its own in this place, also for accelerate.
-    module = getattr(F.scaled_dot_product_attention, "__module__", None) or ""
-    if module.startswith("torch.distributed.tensor.experimental"):
+    if not torch.compiler.is_compiling() and _is_torch_context_parallel_active():
         raise RuntimeError(
             "torch's context_parallel, which accelerate's cp_size also uses, is not allowed around a LongformerPlus "
             "model: it passes keys around for full attention only, and the windows at the edges of each part would be "

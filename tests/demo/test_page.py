@@ -214,13 +214,14 @@ def test_a_token_is_found_by_its_text(page: Page) -> None:
     page.until_shown("attention", page.one("#analyse").click)
     find = page.one('#attention [data-part="find"]')
     find.send_keys("THE CAPTAIN")
-    lines = set()
-    for _ in range(5):
+    lines: list[str] = []
+    # As many lines begin so as the model has room for; after the last comes the first.
+    while len(set(lines)) == len(lines):
         page.until_shown("attention", lambda: find.send_keys("\ue007"))
         assert "The" in page.text("title")
-        lines.add(page.text("title"))
-    # The model has room for four lines that begin so; after the last comes the first.
-    assert len(lines) == 4
+        lines.append(page.text("title"))
+    assert len(lines) > 3
+    assert lines[-1] == lines[0]
     find.send_keys(" zzz\ue007")
     assert find.get_attribute("aria-invalid") == "true"
 
