@@ -13,6 +13,7 @@ import os
 import pkgutil
 import posixpath
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,13 +38,14 @@ LINK = re.compile(r"\]\(([^)\s#:]+)(#[^)\s]*)?\)")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Link the package and its mapped folders to one place."""
+    """Copy the code of the package and of its mapped folders to one place. Links would be followed to their targets."""
     package = ROOT / "build" / "reference" / "longformer_plus"
-    package.mkdir(parents=True, exist_ok=True)
-    for source in [*(ROOT / "longformer_plus").iterdir(), ROOT / "integrations", ROOT / "demo"]:
-        target = package / source.name
-        if not target.exists() and source.name != "__pycache__":
-            target.symlink_to(source)
+    shutil.rmtree(package, ignore_errors=True)
+    for folder, target in (("longformer_plus", "."), ("integrations", "integrations"), ("demo", "demo")):
+        for source in (ROOT / folder).rglob("*.py"):
+            copy = package / target / source.relative_to(ROOT / folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, copy)
     return config
 
 
