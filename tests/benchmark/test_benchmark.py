@@ -88,6 +88,7 @@ def test_the_longformers_have_the_same_weights(monkeypatch: pytest.MonkeyPatch) 
     assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
 
 
+@pytest.mark.slow
 def test_memory_is_measured() -> None:
     """The hidden states and weights' gradients alone of one training step are over 100 MB."""
     measured = benchmark.memory(Workload(1024, "training", num_layers=1))

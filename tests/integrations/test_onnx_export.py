@@ -83,6 +83,7 @@ def test_rows_of_padding(tmp_path: Path) -> None:
     assert_same(run(path, inputs), model(**inputs))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_static_shape_with_weights_beside_it(tmp_path: Path) -> None:
     model = small_model().train()

@@ -169,6 +169,7 @@ def test_compiled_code_of_installers_changes_nothing(monkeypatch: pytest.MonkeyP
     shipped._cache_folder.cache_clear()
 
 
+@pytest.mark.slow
 def test_processes_that_ask_at_the_same_time_get_the_same(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     code = f"import longformer_plus; print(longformer_plus.shipped_checkpoint({TASKS[0]!r}))"
