@@ -12,7 +12,7 @@ from longformer_plus.version import __version__
 
 from ..data.files import state_of
 from ..long_documents.embedding import POOLINGS
-from .predictors import PREDICTED
+from .tasks import PREDICTED
 
 FORMATS = ("jsonl", "parquet")
 PRECISIONS = ("auto", "float32", "bfloat16")

@@ -1,38 +1,15 @@
-"""What is predicted for each task, for some rows at once."""
+"""The model of a plan, and what it predicts for some rows at once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
-
-from transformers import PreTrainedModel, TokenizersBackend
+from typing import Any
 
 from ..checkpoints import load_checkpoint, load_encoder
-from ..data.checks import MissingColumnError, check_text
-from ..data.sources import Check, Entry, Row
-from ..long_documents.embedding import embed_documents
-from ..tasks import TASKS
-
-if TYPE_CHECKING:
-    from .plan import PredictionPlan
-
-FEATURES = "feature-extraction"
-_Predict = Callable[..., list[dict[str, Any]]]
-
-
-def _embed(
-    model: PreTrainedModel, tokenizer: TokenizersBackend, rows: Sequence[Row], **options: Any
-) -> list[dict[str, Any]]:
-    """The `embedding` of each row. `options` are those of `embed_documents`."""
-    found = embed_documents(model, tokenizer, [row["text"] for row in rows], **options)
-    return [{"embedding": each.tolist()} for each in found]
-
-
-# By task: what a row must have, and what predicts.
-PREDICTED: dict[str, tuple[Check, _Predict]] = {
-    **{name: (task.check_input, task.predict) for name, task in TASKS.items() if task.predict is not None},
-    FEATURES: (check_text, _embed),
-}
+from ..data.checks import MissingColumnError
+from ..data.sources import Entry, Row
+from .plan import PredictionPlan
+from .tasks import FEATURES, PREDICTED
 
 
 class Predictor:

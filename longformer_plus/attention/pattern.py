@@ -11,14 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-if TYPE_CHECKING:
-    from .exchange import AttentionExchange
 
 MASKED = -1
 # Queries of a block on accelerators.
@@ -61,7 +58,8 @@ class AttentionPattern:
         is_causal: whether tokens attend only to themselves and to earlier ones.
         dilations: those of all layers and heads, each once.
         wanted: the places whose local rows are read, where not all are: those of others need not be computed.
-        exchange: the way to the other tokens of the batch, where these are spread over processes.
+        exchange: an `exchange.AttentionExchange`, the way to the other tokens of the batch, where these are spread over
+            processes.
     """
 
     segments: Tensor
@@ -73,7 +71,7 @@ class AttentionPattern:
     is_causal: bool
     dilations: tuple[int, ...] = (1,)
     wanted: range | None = None
-    exchange: AttentionExchange | None = None
+    exchange: Any = None
     _shared: dict[object, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
