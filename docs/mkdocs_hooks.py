@@ -37,8 +37,11 @@ TOP_PAGES = {
 LINK = re.compile(r"\]\(([^)\s#:]+)(#[^)\s]*)?\)")
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Copy the code of the package and of its mapped folders to one place. Links would be followed to their targets."""
+def on_startup(**_: object) -> None:
+    """Copy the code of the package and of its mapped folders to one place. Links would be followed to their targets.
+
+    It is done before mkdocstrings is configured, which forgets a path that does not exist.
+    """
     package = ROOT / "build" / "reference" / "longformer_plus"
     shutil.rmtree(package, ignore_errors=True)
     for folder, target in (("longformer_plus", "."), ("integrations", "integrations"), ("demo", "demo")):
@@ -46,7 +49,6 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
             copy = package / target / source.relative_to(ROOT / folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, copy)
-    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
