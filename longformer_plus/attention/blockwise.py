@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ops.recomputation import no_forward_mode
 from .blocks import additive, softmax
 from .pattern import MASKED, AttentionPattern
 
@@ -125,6 +126,10 @@ class _Blockwise(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         *rows, ctx.pattern, ctx.window, ctx.dilation, ctx.dropout = inputs
         ctx.save_for_backward(*rows)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        raise no_forward_mode()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

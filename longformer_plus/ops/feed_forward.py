@@ -62,6 +62,13 @@ class _GeluLinear(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
         wide, weight, _ = inputs
         ctx.save_for_backward(wide, weight)
+        ctx.save_for_forward(wide, weight)
+
+    @staticmethod
+    def jvp(ctx: Any, wide_tangent: Tensor, weight_tangent: Tensor, bias_tangent: Tensor) -> Tensor:
+        wide, weight = ctx.saved_for_forward
+        activated_tangent = torch.ops.aten.gelu_backward(wide_tangent, wide)  # the tangent times GELU's slope
+        return F.linear(activated_tangent, weight, bias_tangent) + F.linear(F.gelu(wide), weight_tangent)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:

@@ -101,6 +101,12 @@ class _OneDnnLinear(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
         rows, weight, _ = inputs
         ctx.save_for_backward(rows, weight)
+        ctx.save_for_forward(rows, weight)
+
+    @staticmethod
+    def jvp(ctx: Any, rows_tangent: Tensor, weight_tangent: Tensor, bias_tangent: Tensor) -> Tensor:
+        rows, weight = ctx.saved_for_forward
+        return F.linear(rows_tangent, weight, bias_tangent) + F.linear(rows, weight_tangent)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:

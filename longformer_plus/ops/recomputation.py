@@ -42,6 +42,10 @@ class _Recomputed(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
 
     @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
+        raise no_forward_mode()
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         keeps_graph = torch.is_grad_enabled()
         needed = ctx.needs_input_grad[2:]
@@ -69,6 +73,13 @@ def _twice_differentiable(wanted: bool) -> Iterator[None]:
     """If wanted, compute attention by the math kernel: the gradients of the other kernels are not differentiable."""
     with sdpa_kernel(SDPBackend.MATH) if wanted else nullcontext():
         yield
+
+
+def no_forward_mode() -> NotImplementedError:
+    """The error of forward-mode derivatives where torch's kernels of attention, which are called inside, have none."""
+    return NotImplementedError(
+        'Forward-mode derivatives (torch.func.jvp, torch.autograd.forward_ad) need attn_implementation="eager".'
+    )
 
 
 class _RandomState:

@@ -84,3 +84,25 @@ def test_a_function_of_the_inputs(backend: str) -> None:
     step = 1e-5 / want.norm()
     nearby = torch.func.grad(loss)(embeddings + step * want) - torch.func.grad(loss)(embeddings - step * want)
     torch.testing.assert_close(product, nearby / (2 * step), rtol=1e-5, atol=1e-8)
+
+
+def test_forward_mode_by_inputs() -> None:
+    """`torch.func.jvp`, and through the gradient: eager has both, the others say so."""
+    model = make("eager", 0.0).eval()
+    embeddings = model.get_input_embeddings()(IDS).detach()
+    is_global = (torch.arange(40) < 1).long().expand(2, 40)
+
+    def loss(inputs: Tensor) -> Tensor:
+        return model(inputs_embeds=inputs, global_attention_mask=is_global, labels=BATCH["labels"]).loss
+
+    gradient = torch.func.grad(loss)(embeddings)
+    direction = torch.randn_like(embeddings)
+    _, slope = torch.func.jvp(loss, (embeddings,), (direction,))
+    torch.testing.assert_close(slope, (gradient * direction).sum(), rtol=1e-9, atol=1e-12)
+    _, change = torch.func.jvp(torch.func.grad(loss), (embeddings,), (direction,))
+    step = 1e-5 / direction.norm()
+    nearby = [torch.func.grad(loss)(embeddings + sign * step * direction) for sign in (1, -1)]
+    torch.testing.assert_close(change, (nearby[0] - nearby[1]) / (2 * step), rtol=1e-5, atol=1e-8)
+    model = make("sdpa", 0.0).eval()
+    with pytest.raises(NotImplementedError, match="eager"):
+        torch.func.jvp(loss, (embeddings,), (direction,))
