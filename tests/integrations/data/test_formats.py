@@ -249,6 +249,7 @@ def test_names_of_columns_and_structures_in_tables(tmp_path: Path) -> None:
         (gzip.compress(b'{"text": "a"}\n'), [{"text": "a"}]),
         (b"Just a\ntext.", [{"text": "Just a\ntext."}]),
     ],
+    ids=["lines", "packed lines", "text"],
 )
 def test_standard_input(content: bytes, rows: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
