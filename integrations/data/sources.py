@@ -3,7 +3,8 @@
 A source is a file, a folder with all that is below it, a pattern such as `data/*.csv`, "-" for standard input, or a
 data set of the hub as NAME:SPLIT or NAME:CONFIGURATION:SPLIT. Files are .txt, .md, .pdf, .docx (each a document),
 .jsonl, .json (a list), .csv, .tsv and .parquet, also packed as .gz, .bz2, .xz or .zst. The task says which columns a
-row must have, and what they hold: see `tasks`.
+row must have, and what they hold: see `tasks`. A document that lies deeper in a folder is labelled with the name of the
+folder just below the source: folder/invoices/2026/1.pdf has the label "invoices".
 """
 
 from __future__ import annotations
@@ -117,24 +118,42 @@ class Corpus:
 
     def __init__(self, sources: Sequence[str], columns: Mapping[str, str] | None = None) -> None:
         self.columns = columns or {}
-        self._parts: list[tuple[str | Path, int]] = []
+        self._parts: list[_Part] = []
         for source in sources:
             files = [] if source == STANDARD_INPUT else files_of(source)
             # How large a data set of the hub is, nobody knows before it is read.
-            self._parts += [(path, max(path.stat().st_size, 1)) for path in files] or [(source, 1)]
+            self._parts += [_Part(path, max(path.stat().st_size, 1), _label(path, source)) for path in files] or [
+                _Part(source)
+            ]
 
     def entries(self, skip: int = 0) -> Iterator[tuple[Entry, float]]:
         """The rows behind the first `skip`, each with the share of all sources that has been read with it."""
-        total, behind, seen = sum(size for _, size in self._parts), 0, 0
-        for part, size in self._parts:
-            is_file = isinstance(part, Path) or part == STANDARD_INPUT
-            entries = entries_of_file(part, seen < skip) if is_file else _entries_of_hub(str(part))
+        total, behind, seen = sum(part.size for part in self._parts), 0, 0
+        for part in self._parts:
+            is_file = isinstance(part.place, Path) or part.place == STANDARD_INPUT
+            entries = entries_of_file(part.place, seen < skip) if is_file else _entries_of_hub(str(part.place))
             for entry in entries:
                 seen += 1
                 if seen > skip:
-                    row = entry.row if entry.error else _renamed(entry.row, self.columns)
-                    yield replace(entry, row=row), (behind + entry.share * size) / total
-            behind += size
+                    is_document = entry.where == entry.source
+                    label = {"label": part.label} if is_document and part.label else {}
+                    row = entry.row if entry.error else _renamed({**entry.row, **label}, self.columns)
+                    yield replace(entry, row=row), (behind + entry.share * part.size) / total
+            behind += part.size
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A file, or a data set of the hub: its size in bytes, and the label of the folder in which a document lies."""
+
+    place: str | Path
+    size: int = 1
+    label: str = ""
+
+
+def _label(path: Path, source: str) -> str:
+    folders = path.relative_to(source).parts[:-1] if Path(source).is_dir() else ()
+    return folders[0] if folders else ""
 
 
 def _renamed(row: Row, columns: Mapping[str, str]) -> Row:

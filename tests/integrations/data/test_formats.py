@@ -236,6 +236,21 @@ def test_folders_and_patterns(tmp_path: Path) -> None:
     assert state_of([str(tmp_path)])[2] != before[2]
 
 
+def test_folders_label_their_documents(tmp_path: Path) -> None:
+    for name in ("invoices/2026/1.txt", "letters/1.md", "letters/rows.jsonl", "loose.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text('{"text": "a row"}' if name.endswith("jsonl") else "a document")
+    found = {entry.source.removeprefix(f"{tmp_path}/"): entry.row.get("label") for entry in entries(tmp_path)}
+    assert found == {
+        "invoices/2026/1.txt": "invoices",
+        "letters/1.md": "letters",
+        "letters/rows.jsonl": None,
+        "loose.txt": None,
+    }
+    assert entries(tmp_path / "letters" / "1.md")[0].row == {"text": "a document"}
+    assert entries(tmp_path, kind="label")[0].row["kind"] == "invoices"
+
+
 def test_names_of_columns_and_structures_in_tables(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_bytes(as_csv([{"review": "[not JSON", "tokens": '["a", "b"]', "choices": "[x"}]))
     (entry,) = entries(tmp_path / "rows.csv", text="review")
