@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run demo space docs test test-slow lint format gpu clean
+.PHONY: run demo space docs test test-slow lint format gpu release clean
 
 run: .venv/installed ## a long document through the checkpoint of the package, DOCUMENT=a text file or ours
 	$(BIN)/longformer-plus quickstart $(DOCUMENT)
@@ -38,8 +38,15 @@ format: .venv/installed
 gpu: $(if $(filter .venv/bin,$(BIN)),.venv/installed) ## tests, benchmark and training on a GPU; see docs/examples/gpu.sh
 	PYTHON=$(BIN)/python3 bash docs/examples/gpu.sh
 
+release: .venv/installed ## the wheel and the source distribution, in dist, each checked and tried in an environment of its own
+	rm -rf dist
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt build twine
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
+	for file in dist/*; do .ci/try_installed $$file || exit 1; done
+
 clean:
-	rm -rf .venv .cache build *.egg-info
+	rm -rf .venv .cache build dist *.egg-info
 
 # torch comes first and pinned: an open range would fetch the packages of a GPU build.
 .venv/installed: pyproject.toml constraints.txt
