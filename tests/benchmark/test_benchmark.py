@@ -70,7 +70,10 @@ def test_the_floor_is_the_linear_layers_on_the_valid_tokens(work: str) -> None:
     assert set(gradients) == {work == "training"}
 
 
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in ("modernbert", "bigbird") else name for name in MODELS],
+)
 def test_every_model_trains_on_a_mixed_batch(name: str) -> None:
     workload = Workload(32, "training", window=8, num_layers=1, batch_size=2, mixed=True, dropout=0.1)
     model = workload.model(name)

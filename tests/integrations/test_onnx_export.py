@@ -143,7 +143,7 @@ def test_the_command_says_which_package_is_missing(
     assert "pip install longformer-plus[onnx]" in message
 
 
-@pytest.mark.parametrize("failure", ["conversion", "comparison"])
+@pytest.mark.parametrize("failure", ["conversion", pytest.param("comparison", marks=pytest.mark.slow)])
 def test_a_failed_export_leaves_what_was_there(failure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"before")

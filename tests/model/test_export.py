@@ -67,7 +67,8 @@ def test_torch_export_with_dynamic_shapes(head: str) -> None:
         assert_same(exported(**inputs), model(**inputs))
 
 
-@pytest.mark.parametrize("head", ["Model", *(pytest.param(head, marks=pytest.mark.slow) for head in HEADS[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("head", HEADS)
 @torch.no_grad()
 def test_torch_export_with_static_shapes(head: str) -> None:
     """In core operations none is a strided view, which some accelerators have not."""
@@ -125,7 +126,7 @@ def test_torch_compile_in_one_piece(mode: str) -> None:
 @pytest.mark.parametrize(
     ("mode", "num_global", "is_checkpointed"),
     [
-        ("aot_eager", 1, False),
+        pytest.param("aot_eager", 1, False, marks=pytest.mark.slow),
         ("aot_eager", 1, True),
         pytest.param("aot_eager", 0, False, marks=pytest.mark.slow),
         pytest.param("aot_eager", 0, True, marks=pytest.mark.slow),

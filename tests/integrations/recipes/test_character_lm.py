@@ -54,7 +54,8 @@ def test_text_is_read_from_lines_and_files(tmp_path: Path) -> None:
         read_characters([tmp_path / "empty.txt"])
 
 
-@pytest.mark.parametrize("variant", ["dilated", pytest.param("full attention", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["dilated", "full attention"])
 def test_training_learns_what_can_be_learnt(variant: str) -> None:
     """A text of one repeated sentence."""
     text = torch.tensor(list(b"All work and no play makes a dull text. " * 100), dtype=torch.uint8)
