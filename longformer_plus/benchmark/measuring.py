@@ -141,13 +141,16 @@ def memory(
         failures: as for `repeat_in_turns`; a process that was killed is a failure too.
     """
     measured = {}
+    context = get_context("forkserver") if workload.device == "cpu" else None
+    if context is not None:
+        context.set_forkserver_preload([__name__])  # so that each process starts with what this one has imported
     for name in models:
         with _noting(failures, name):
             if workload.device == "cuda":
                 measured[name] = _memory_of(workload, name)
                 torch.cuda.empty_cache()
                 continue
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_kill_this_first) as pool:
+            with ProcessPoolExecutor(1, mp_context=context, initializer=_kill_this_first) as pool:
                 measured[name] = pool.submit(_memory_of, workload, name).result()
     return measured
 

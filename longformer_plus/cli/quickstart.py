@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections import Counter
 from importlib.resources import files
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 _SAMPLE = "lighthouses.txt"
 _LEAST_SCORE = 0.6
+_TOKENS = 2048
+_REPEATS = 3
 
 
 def add(commands: Any) -> None:
@@ -18,8 +21,8 @@ def add(commands: Any) -> None:
         "quickstart",
         help="let the checkpoint of the package read a long document, beside transformers' Longformer",
         description="Fill in words of a document and find who and what is named in it, with the small checkpoint that "
-        "comes with the package; then time it beside transformers' Longformer with the same weights. The names need "
-        "the extra `peft`.",
+        "comes with the package, and compare it with transformers' Longformer of the same weights; then time a layer "
+        "of base size beside transformers'. The names need the extra `peft`.",
     )
     parser.add_argument(
         "document", type=Path, nargs="?", help="a text file in UTF-8, of any length; by default an article of our own"
@@ -44,7 +47,8 @@ def _run(options: argparse.Namespace) -> None:
             _tag(text)
         except ModuleNotFoundError as error:
             print(f"Not shown:  {error}")
-        _compare(text)
+        _compare_logits(text)
+        _compare_speed()
 
 
 def _fill_masks(name: str, text: str) -> None:
@@ -93,13 +97,12 @@ def _tag(text: str) -> None:
             print(f"            {kind}: {', '.join(name for name, _ in counts.most_common(8))}")
 
 
-def _compare(text: str) -> None:
-    """Compare logits and time with transformers' Longformer of the same weights."""
+def _compare_logits(text: str) -> None:
+    """Compare with transformers' Longformer of the same weights."""
     import torch
     from transformers import AutoTokenizer
 
     from .. import LongformerPlusForMaskedLM, shipped_checkpoint
-    from ..benchmark.measuring import circumstances, time_in_turns
     from ..conversion import convert_to_longformer
 
     ours = LongformerPlusForMaskedLM.from_pretrained(shipped_checkpoint()).eval()
@@ -108,12 +111,36 @@ def _compare(text: str) -> None:
     inputs = tokenizer(text, truncation=True, global_attention="cls", return_tensors="pt")
     with torch.no_grad():
         difference = (ours(**inputs).logits - theirs(**inputs).logits).abs().max().item()
-        seconds = time_in_turns({"theirs": lambda: theirs(**inputs), "ours": lambda: ours(**inputs)})
     print(f"Same as transformers' {type(theirs).__name__}: logits differ by at most {difference:.1e}")
-    print(
-        f"Forward:    transformers {seconds['theirs'] * 1e3:.0f} ms, longformer_plus {seconds['ours'] * 1e3:.0f} ms: "
-        f"{seconds['theirs'] / seconds['ours']:.1f} times faster"
-    )
-    print(
-        f"            batch 1, {inputs['input_ids'].shape[1]} tokens, float32, medians of 5 in turns, {circumstances()}"
-    )
+
+
+def _compare_speed() -> None:
+    """Time a layer of base size beside transformers, and measure its memory where that is possible."""
+    from ..benchmark.measuring import FLOOR, Plan, circumstances
+    from ..benchmark.workloads import Workload
+
+    print(f"One layer of base size, {_TOKENS:,} tokens, a window of 512, beside transformers' Longformer:")
+    for work in ("forward", "training"):
+        workload = Workload(_TOKENS, work, num_layers=1)
+        with_memory = Path("/proc/self/clear_refs").exists()
+        point = Plan([workload], repeats=_REPEATS, with_memory=with_memory).measure(workload)
+        if point.failures:
+            print(f"{work.capitalize() + ':':12}{'; '.join(f'{name}: {why}' for name, why in point.failures.items())}")
+            continue
+        theirs, ours, floor = (
+            statistics.median(point.seconds[name]) for name in ("transformers", "longformer_plus", FLOOR)
+        )
+        line = f"{theirs * 1e3:.0f} ms there, {ours * 1e3:.0f} ms here: {_compared(theirs / ours)}"
+        if with_memory:
+            line += f", in {point.memory['longformer_plus'] / point.memory['transformers']:.2f} of the memory"
+        print(
+            f"{work.capitalize() + ':':12}{line}; {ours / floor:.1f} times its linear layers alone, the least possible"
+        )
+    print(f"            float32, medians of {_REPEATS} in turns, {circumstances()}")
+
+
+def _compared(ratio: float) -> str:
+    """What a ratio of their time to ours means, in words."""
+    if ratio >= 1.05:
+        return f"{ratio:.1f} times as fast"
+    return "as fast" if ratio > 0.95 else f"{1 / ratio:.1f} times slower"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from longformer_plus import cli, shipped
+from longformer_plus.cli import quickstart
 
 
 @pytest.mark.parametrize("given", [True, False])
@@ -18,6 +19,7 @@ def test_quickstart_reads_a_document(
     """Also as the first command after installation, which makes checkpoints of the shipped adapters."""
     if given:
         monkeypatch.setattr(shipped, "_cache_folder", lambda task: tmp_path)
+    monkeypatch.setattr(quickstart, "_TOKENS", 40)
     document = tmp_path / "document.txt"
     document.write_text("My friend Anna lived in Paris, and her brother Peter in the house by the river. " * 20)
     assert cli.main(["quickstart", *([str(document)] if given else [])]) == 0
@@ -27,6 +29,14 @@ def test_quickstart_reads_a_document(
     assert len(re.findall(r"Fill-mask: .* '.*', '.*', '.*'", printed)) == 2
     assert re.search(r"Entities: .* found", printed) or "Not shown:" in printed
     assert float(re.search(r"differ by at most (\S+)", printed)[1]) < 1e-4
+    assert len(re.findall(r"ing: |ward: ", printed)) == len(re.findall(r"ms here: .* the least possible", printed)) == 2
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"), [(2.04, "2.0 times as fast"), (0.99, "as fast"), (0.5, "2.0 times slower")]
+)
+def test_a_ratio_is_said_in_words_that_are_true(ratio: float, words: str) -> None:
+    assert quickstart._compared(ratio) == words
 
 
 def test_quickstart_refuses_an_empty_document(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
