@@ -4,12 +4,14 @@
 windows and the global rows, in 8 or 16 bits a weight, and answer from them.
 """
 
+from .averages import average
 from .behaviour import Behaviour, head_behaviour
 from .exports import for_bertviz, strongest_links, to_html, to_numpy, to_pandas
 from .maps import AttentionMaps, Link, Links
 from .pictures import Picture, band, band_picture, global_picture
 from .recording import DocumentMaps, attention_maps, mask_of, record
 from .saliency import gradient_times_input
+from .units import Units, unit_attention
 from .words import Words, by_character
 
 __all__ = [
@@ -19,8 +21,10 @@ __all__ = [
     "Link",
     "Links",
     "Picture",
+    "Units",
     "Words",
     "attention_maps",
+    "average",
     "band",
     "band_picture",
     "by_character",
@@ -34,4 +38,5 @@ __all__ = [
     "to_html",
     "to_numpy",
     "to_pandas",
+    "unit_attention",
 ]

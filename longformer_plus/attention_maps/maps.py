@@ -222,6 +222,21 @@ class AttentionMaps:
         share = float(weights[link_is_global].sum())
         return Links(place, direction, weights, strongest, float(weights.sum()) - share, share)
 
+    def given_by(self, tokens: Places, layers: Choice = None, heads: Choice = None) -> Tensor:
+        """(N) what some tokens attend to: the mean of their rows, averaged over layers and heads.
+
+        Only the windows of these tokens are read. ValueError where there are no tokens, or an index is out of range.
+        """
+        amounts = self._amounts(tokens)
+        return self._each_layer("push", amounts / amounts.sum(), layers, heads)
+
+    def given_to(self, tokens: Places, layers: Choice = None, heads: Choice = None) -> Tensor:
+        """(N) who attends to some tokens: of each token the sum of its weights on them, averaged over layers and heads.
+
+        Only the windows that reach these tokens are read. ValueError as of `given_by`.
+        """
+        return self._each_layer("pull", self._amounts(tokens), layers, heads)
+
     def received(self, layers: Choice = None, heads: Choice = None) -> Tensor:
         """(N) the attention that each token receives from all tokens together, averaged over layers and heads.
 
@@ -298,6 +313,17 @@ class AttentionMaps:
         if bool(((chosen < -self.num_tokens) | (chosen >= self.num_tokens)).any()):
             raise ValueError(f"{name}={places!r} is not allowed: the document has the positions 0 to {len(every) - 1}.")
         return every[chosen.long()]
+
+    def _amounts(self, tokens: Places) -> Tensor:
+        """(N) 1 at some tokens, 0 elsewhere."""
+        places = self.positions(tokens, "tokens")
+        if not len(places):
+            raise ValueError("No tokens are given. Give at least one position.")
+        return torch.zeros(self.num_tokens).index_fill(0, places, 1.0)
+
+    def _each_layer(self, what: Literal["push", "pull"], amounts: Tensor, layers: Choice, heads: Choice) -> Tensor:
+        chosen, wanted = self.choose_layers(layers), self.choose_heads(heads)
+        return sum((getattr(self.layers[layer], what)(amounts, wanted) for layer in chosen), amounts * 0) / len(chosen)
 
     def _statistic(self, name: str, layers: Choice, heads: Choice) -> Tensor:
         """(layers, heads, N)."""

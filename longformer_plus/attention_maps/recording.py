@@ -25,22 +25,26 @@ from .layer import LayerMaps, Layout
 from .maps import AttentionMaps
 from .words import Words
 
+_BETWEEN_TEXTS = "\n\n"
+
 
 @dataclass(frozen=True)
 class DocumentMaps:
     """A text, how it was tokenized, and what the model attended to in it.
 
     Attributes:
-        text: what was read; what came after the last token that the model has room for is cut off.
+        text: what was given; of two texts both, with an empty line between them.
         tokens: N texts, one for each token: the characters it stands for, or the name of a special token.
         offsets: N pairs of character positions, start and stop; equal for special tokens.
         maps: the attention.
+        parts: N numbers of the texts that the tokens come from, 0, or 1 where there are two; -1 for special tokens.
     """
 
     text: str
     tokens: list[str]
     offsets: list[tuple[int, int]]
     maps: AttentionMaps
+    parts: list[int]
 
     @property
     def words(self) -> Words:
@@ -55,8 +59,9 @@ def attention_maps(
     global_attention: Policy | None = None,
     global_positions: list[int] | None = None,
     bits: int = 8,
+    second_text: str | None = None,
 ) -> DocumentMaps:
-    """What a model attends to in a text.
+    """What a model attends to in a text, or in a question and a passage.
 
     Only the encoder is run; for what the head makes of it see `record`.
 
@@ -67,17 +72,20 @@ def attention_maps(
         global_attention: a policy of `longformer_plus.global_attention`; by default the model's.
         global_positions: positions of tokens that attend globally, in place of a policy.
         bits: 8, 16 or 32 for each weight.
+        second_text: what the model reads after the text, as the passage after a question. It alone is cut where there
+            is no room for both.
 
     Raises:
-        ValueError: the text is empty, a position is outside of it, or both a policy and positions are given.
+        ValueError: a text is empty, a position is outside of it, or both a policy and positions are given.
     """
-    if not text.strip():
+    if not text.strip() or (second_text is not None and not second_text.strip()):
         raise ValueError("The text is empty. Give a document with at least one word.")
     if global_attention is not None and global_positions is not None:
         raise ValueError("Both global_attention and global_positions are given. Leave one of them out.")
     encoding = tokenizer(
         text,
-        truncation=True,
+        second_text,
+        truncation=True if second_text is None else "only_second",
         max_length=model.config.max_tokens,
         return_offsets_mapping=True,
         return_tensors="pt",
@@ -92,12 +100,19 @@ def attention_maps(
     mask = torch.zeros_like(ids) if mask is None else mask
     inputs = {"input_ids": ids.to(model.device), "global_attention_mask": mask.to(model.device)}
     _, maps = record(model.base_model, inputs, bits)
-    offsets = [(start, stop) for start, stop in encoding["offset_mapping"][0].tolist()]
+    parts = [-1 if part is None else part for part in encoding.sequence_ids(0)]
+    # Where each text starts in both.
+    starts = {-1: 0, 0: 0, 1: len(text) + len(_BETWEEN_TEXTS)}
+    offsets = [
+        (start + starts[part], stop + starts[part])
+        for (start, stop), part in zip(encoding["offset_mapping"][0].tolist(), parts, strict=True)
+    ]
+    text = text if second_text is None else text + _BETWEEN_TEXTS + second_text
     tokens = [
         text[start:stop] if stop > start else str(tokenizer.decode([index]))
         for index, (start, stop) in zip(ids[0].tolist(), offsets, strict=True)
     ]
-    return DocumentMaps(text, tokens, offsets, maps)
+    return DocumentMaps(text, tokens, offsets, maps, parts)
 
 
 @torch.no_grad()
