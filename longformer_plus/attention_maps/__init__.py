@@ -6,7 +6,10 @@ windows and the global rows, in 8 or 16 bits a weight, and answer from them.
 
 from .averages import average
 from .behaviour import Behaviour, head_behaviour
+from .comparison import align, head_changes
+from .contributions import contributions
 from .exports import for_bertviz, strongest_links, to_html, to_numpy, to_pandas
+from .lens import logit_lens
 from .maps import AttentionMaps, Link, Links
 from .pictures import Picture, band, band_picture, global_picture
 from .recording import DocumentMaps, attention_maps, mask_of, record
@@ -23,15 +26,19 @@ __all__ = [
     "Picture",
     "Units",
     "Words",
+    "align",
     "attention_maps",
     "average",
     "band",
     "band_picture",
     "by_character",
+    "contributions",
     "for_bertviz",
     "global_picture",
     "gradient_times_input",
     "head_behaviour",
+    "head_changes",
+    "logit_lens",
     "mask_of",
     "record",
     "strongest_links",

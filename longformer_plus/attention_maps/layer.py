@@ -69,6 +69,8 @@ class LayerMaps:
         local: (H, N, G + W + 1), rows of the tokens that are not global: the global columns, then the window.
         global_: (H, G, N), rows of the global tokens.
         statistics: see there.
+        values: (N, H, H), of `contributions.value_products`, for the rows that are not global; None if not asked for.
+        global_values: the same for the rows of the global tokens; None where there are none.
     """
 
     layout: Layout
@@ -76,6 +78,8 @@ class LayerMaps:
     local: CompactWeights
     global_: CompactWeights
     statistics: Statistics
+    values: Tensor | None = None
+    global_values: Tensor | None = None
 
     @classmethod
     def build(
@@ -120,7 +124,8 @@ class LayerMaps:
     @property
     def num_bytes(self) -> int:
         """What the weights and the statistics take in memory."""
-        return self.local.num_bytes + self.global_.num_bytes + 4 * self.statistics.entropy.nbytes
+        values = sum(each.nbytes for each in (self.values, self.global_values) if each is not None)
+        return self.local.num_bytes + self.global_.num_bytes + 4 * self.statistics.entropy.nbytes + values
 
     def reach(self, head: int) -> int:
         """How far a head's window reaches to either side, in tokens."""

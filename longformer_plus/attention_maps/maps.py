@@ -171,14 +171,14 @@ class AttentionMaps:
         """
         wanted_layers, wanted_heads = self.choose_layers(layers), self.choose_heads(heads)
         r, c = self.positions(rows, "rows"), self.positions(columns, "columns")
-        _check_size((len(wanted_layers), len(wanted_heads), len(r), len(c)))
+        check_size((len(wanted_layers), len(wanted_heads), len(r), len(c)))
         return torch.stack([self.layers[layer].dense(wanted_heads, r, c) for layer in wanted_layers])
 
     def mean(self, layers: Choice = None, heads: Choice = None, rows: Places = None, columns: Places = None) -> Tensor:
         """A dense slice (R, C), averaged over the layers and heads; arguments and errors as of `dense`."""
         wanted_layers, wanted_heads = self.choose_layers(layers), self.choose_heads(heads)
         r, c = self.positions(rows, "rows"), self.positions(columns, "columns")
-        _check_size((1, 1, len(r), len(c)))
+        check_size((1, 1, len(r), len(c)))
         total = torch.zeros(len(r), len(c))
         at_once = max(_ENTRIES_AT_ONCE // max(total.numel(), 1), 1)
         for layer in wanted_layers:
@@ -345,7 +345,8 @@ def _choose(choice: Choice, count: int, name: str) -> list[int]:
     return [index % count for index in chosen]
 
 
-def _check_size(shape: tuple[int, int, int, int]) -> None:
+def check_size(shape: tuple[int, int, int, int]) -> None:
+    """ValueError where a slice of so many layers, heads, rows and columns has more than `MOST_ENTRIES` entries."""
     if math.prod(shape) > MOST_ENTRIES:
         raise ValueError(
             "A slice of {} layers, {} heads, {} rows and {} columns has {:,} entries; at most {:,} are allowed. Choose "
