@@ -11,6 +11,7 @@ from .contributions import contributions
 from .exports import for_bertviz, strongest_links, to_html, to_numpy, to_pandas
 from .lens import logit_lens
 from .maps import AttentionMaps, Link, Links
+from .notebook import Shown, show
 from .pictures import Picture, band, band_picture, global_picture
 from .recording import DocumentMaps, attention_maps, mask_of, record
 from .saliency import gradient_times_input
@@ -24,6 +25,7 @@ __all__ = [
     "Link",
     "Links",
     "Picture",
+    "Shown",
     "Units",
     "Words",
     "align",
@@ -41,6 +43,7 @@ __all__ = [
     "logit_lens",
     "mask_of",
     "record",
+    "show",
     "strongest_links",
     "to_html",
     "to_numpy",

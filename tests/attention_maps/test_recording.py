@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from pathlib import Path
@@ -27,6 +28,7 @@ from longformer_plus.attention_maps import (
     for_bertviz,
     gradient_times_input,
     record,
+    show,
     to_html,
     to_numpy,
     to_pandas,
@@ -252,3 +254,14 @@ def test_a_question_and_a_passage_are_two_parts_of_one_document(
         assert float(flow[units.index(one), units.index(other)]) == pytest.approx(float(expected), abs=1e-6)
     with pytest.raises(ValueError, match="text is empty"):
         attention_maps(model, tokenizer, "Whose?", second_text=" ")
+
+
+def test_a_notebook_shows_the_page_in_a_frame_of_its_own(document: DocumentMaps) -> None:
+    shown = show(document, layers=0, height=500)._repr_html_()
+    assert shown.count("<iframe") == shown.count("</iframe>") == 1
+    assert "500px" in shown
+    frame = re.search(r'srcdoc="([^"]*)"', shown)
+    assert frame is not None
+    assert html.unescape(frame[1]) == to_html(document, layers=0)
+    with pytest.raises(ValueError, match="height=0"):
+        show(document, height=0)
