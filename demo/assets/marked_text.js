@@ -101,7 +101,7 @@ $("map").addEventListener("keydown", (event) => {
   go(chosen + step);
 });
 $("save").addEventListener("click", () => {
-  savePicture("attention.png", $("map"), "Attention over the document", view.caption, null);
+  saveCanvas("attention", $("map"), "Attention over the document", view.caption, draw);
 });
 
 function onValue() {

@@ -28,9 +28,13 @@ def average(maps: AttentionMaps, layers: Choice = None, heads: Choice = None, bi
     # A window wider than the document holds nothing there.
     cut = max(reach - (maps.num_tokens - 1), 0)
     windows = windows[:, cut : windows.shape[1] - cut]
-    places = maps.layout.global_positions
-    to_global = maps.mean(layers, heads, columns=places).index_fill_(0, places, 0.0)
-    local = torch.cat([to_global, windows], dim=1)
-    from_global = maps.mean(layers, heads, rows=places).T if len(places) else None
-    one = None if from_global is None else from_global[None]
+    num_global = len(maps.layout.global_positions)
+    chosen = [(maps.layers[layer], head) for layer in maps.choose_layers(layers) for head in maps.choose_heads(heads)]
+    to_global = torch.zeros(maps.num_tokens, num_global)
+    from_global = torch.zeros(num_global, maps.num_tokens)
+    for layer, head in chosen if num_global else []:
+        to_global += layer.local[head, :, :num_global]
+        from_global += layer.global_[head, :]
+    local = torch.cat([to_global / len(chosen), windows], dim=1)
+    one = from_global.T[None] / len(chosen) if num_global else None
     return AttentionMaps([LayerMaps.build(local[None], one, maps.layout, [1], bits)])

@@ -10,9 +10,9 @@ import pytest
 
 pytest.importorskip("gradio")
 
-from longformer_plus.demo.analysis import AnalysedDocument
 from longformer_plus.demo.app import build
 from longformer_plus.demo.checkpoints import Checkpoints
+from longformer_plus.demo.documents import AnalysedDocument
 from longformer_plus.demo.serving import launch_options
 from longformer_plus.demo.store import VisitorStore
 

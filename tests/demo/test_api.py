@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from longformer_plus.demo.analysis import AnalysedDocument
+from longformer_plus.demo.documents import AnalysedDocument
 from longformer_plus.demo.store import VisitorStore
 
 TEXT = (
@@ -92,7 +92,7 @@ def test_files_of_the_server_cannot_be_read(url: str) -> None:
 def test_twenty_visitors_at_once_get_their_own_documents(url: str, store: VisitorStore[AnalysedDocument]) -> None:
     def visit(number: int) -> bool:
         client = client_of(url)
-        for turn in range(3):
+        for turn in range(2):
             text = f"Visitor {number} writes this in turn {turn}. " * (number + 1)
             view = client.predict(text, "first token", api_name="/attention")
             if not view["document"]["text"].startswith(f"Visitor {number} writes this in turn {turn}."):
