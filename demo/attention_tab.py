@@ -56,9 +56,9 @@ def attention_tab(app: gr.Blocks, analyzer: Analyzer, text: gr.Textbox, document
         return mark_as_new(analyzer.open(visitor_of(request), address_of(request)))
 
     def on_analyse(
-        text: str, policy: str, question: str, model: str, request: gr.Request
+        text: str, policy: str, question: str, model: str | None, request: gr.Request
     ) -> tuple[dict[str, Any], Any]:
-        source = Source(text, policy, question or "", model)
+        source = Source(text, policy, question, model or "")
         view = show_input_errors(lambda: analyzer.analyse(visitor_of(request), source, address_of(request)))
         return mark_as_new(view), gr.Accordion(open=False)
 
