@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from longformer_plus.demo.documents import AnalysedDocument
+from longformer_plus.demo.serving import MOST_SESSIONS
 from longformer_plus.demo.store import VisitorStore
 
 TEXT = (
@@ -89,7 +90,9 @@ def test_files_of_the_server_cannot_be_read(url: str) -> None:
             urllib.request.urlopen(f"{url}gradio_api/file={path}")
 
 
-def test_twenty_visitors_at_once_get_their_own_documents(url: str, store: VisitorStore[AnalysedDocument]) -> None:
+def test_twenty_visitors_at_once_get_their_own_documents(
+    url: str, store: VisitorStore[AnalysedDocument], served: Any
+) -> None:
     def visit(number: int) -> bool:
         client = client_of(url)
         for turn in range(2):
@@ -102,6 +105,8 @@ def test_twenty_visitors_at_once_get_their_own_documents(url: str, store: Visito
     with ThreadPoolExecutor(20) as pool:
         assert all(pool.map(visit, range(20)))
     assert store.num_bytes <= store.max_bytes
+    # What gradio itself keeps of a session is megabytes.
+    assert len(served.state_holder.session_data) <= MOST_SESSIONS
 
 
 @pytest.mark.slow
