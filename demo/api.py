@@ -12,6 +12,7 @@ import gradio as gr
 from . import tasks
 from .analysis import Analyzer
 from .checkpoints import Checkpoints
+from .documents import Source
 from .inputs import InputError
 from .visitors import show_input_errors
 
@@ -94,7 +95,7 @@ def strongest_links(
         raise InputError('The direction is neither "to" nor "from". Choose one of them.')
     if not 0 < count <= MOST_LINKS:
         raise InputError(f"At least 1 and at most {MOST_LINKS} links can be listed. Choose another count.")
-    document = analyzer.read(text, analyzer.policy(global_tokens)).document
+    document = analyzer.reader.read(Source(text, global_tokens)).document
     maps = document.maps
     for name, value, least, most in (
         ("token", token, 0, maps.num_tokens),

@@ -10,10 +10,13 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
 
-from .analysis import AnalysedDocument, Analyzer
+from .analysis import Analyzer
 from .api import add_api
 from .attention_tab import attention_tab
 from .checkpoints import Checkpoints
+from .compare_tab import compare_tab
+from .comparison import Comparer
+from .documents import AnalysedDocument, Reader
 from .inputs import FILE_TYPES, MOST_CHARACTERS, SAMPLES, read_upload, sample
 from .memory import release_free_memory
 from .serving import serve
@@ -37,7 +40,8 @@ def build(checkpoints: Checkpoints, store: VisitorStore[AnalysedDocument] | None
         store: where the visitors' documents are kept.
     """
     store = VisitorStore(MOST_HELD_BYTES) if store is None else store
-    analyzer = Analyzer(checkpoints.main, store)
+    reader = Reader(checkpoints)
+    analyzer, comparer = Analyzer(reader, store), Comparer(reader, store)
     # Uploads are looked for every minute, and deleted when they are five minutes old.
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, 300)) as app:
         gr.Markdown(f"# {TITLE}\n{checkpoints.main.description}")
@@ -45,7 +49,9 @@ def build(checkpoints: Checkpoints, store: VisitorStore[AnalysedDocument] | None
             text = _document_input()
         with gr.Tab("Attention") as attention:
             attention_tab(app, analyzer, text, document)
-        with_document = [attention, *task_tabs(checkpoints, text)]
+        with gr.Tab("Compare") as compare:
+            compare_tab(comparer, text, document)
+        with_document = [attention, compare, *task_tabs(checkpoints, text)]
         without_document = []
         if "fill-mask" in checkpoints.by_task:
             without_document.append(fill_tab(checkpoints))
@@ -61,7 +67,9 @@ def build(checkpoints: Checkpoints, store: VisitorStore[AnalysedDocument] | None
         add_api(checkpoints, analyzer)
 
         def on_unload(request: gr.Request) -> None:
-            store.free(request.session_hash or "")
+            visitor = request.session_hash or ""
+            store.free(visitor)
+            comparer.free(visitor)
             release_free_memory()
 
         app.unload(on_unload)

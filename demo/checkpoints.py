@@ -80,9 +80,13 @@ class Checkpoint:
     @property
     def title(self) -> str:
         """What it is called on the page: its name on the hub, or its folder's."""
-        if Path(self.name).resolve() == shipped_checkpoint().resolve():
+        folder = Path(self.name)
+        if folder.resolve() == shipped_checkpoint().resolve():
             return "The small checkpoint that comes with longformer_plus"
-        return Path(self.name).name if Path(self.name).is_dir() else self.name
+        for task in TASKS:
+            if str(folder) == _shipped(task):
+                return f"The small checkpoint for {task}"
+        return folder.name if folder.is_dir() else self.name
 
     @cached_property
     def tokenizer(self) -> TokenizersBackend:

@@ -13,6 +13,7 @@ from . import extract_text
 
 MOST_UPLOAD_BYTES = 10_000_000
 MOST_CHARACTERS = 1_000_000
+MOST_QUESTION_CHARACTERS = 1000
 FILE_TYPES = sorted(extract_text.READERS)
 
 # Written for this project.
@@ -41,6 +42,20 @@ def check_text(text: str | None, what: str = "document") -> str:
             "reads a few thousand words at a time."
         )
     return text
+
+
+def check_question(question: str | None) -> str:
+    """The question, as `check_text` returns it.
+
+    Raises:
+        InputError: it is empty or too long.
+    """
+    question = check_text(question, "question")
+    if len(question) > MOST_QUESTION_CHARACTERS:
+        raise InputError(
+            f"The question has {len(question):,} characters; at most {MOST_QUESTION_CHARACTERS:,} are taken."
+        )
+    return question
 
 
 def read_upload(path: str | Path) -> str:

@@ -19,6 +19,9 @@ from .inputs import MOST_UPLOAD_BYTES
 from .theme import CSS, theme
 
 HEALTH = "/health"
+# gradio keeps what the page last showed, megabytes, for so many sessions, whether they are still open or not. Nothing
+# here needs it: a session that it forgot goes on.
+MOST_SESSIONS = 16
 # gradio's page has inline scripts, and builds the viewers' with `new Function`. Nothing may come from elsewhere.
 _HEADERS = {
     "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self'"
@@ -97,6 +100,7 @@ def launch_options(host: str, port: int | None, allowed_hosts: Iterable[str] = (
         "share": False,
         "ssr_mode": False,
         "enable_monitoring": False,
+        "state_session_capacity": MOST_SESSIONS,
         "max_file_size": MOST_UPLOAD_BYTES,
         "footer_links": ["api"],
         "theme": theme(),

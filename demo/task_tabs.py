@@ -9,7 +9,7 @@ import gradio as gr
 
 from . import tasks
 from .checkpoints import Checkpoints
-from .inputs import MOST_CHARACTERS
+from .inputs import MOST_CHARACTERS, MOST_QUESTION_CHARACTERS
 from .viewer import viewer
 from .visitors import mark_as_new, show_input_errors
 
@@ -30,7 +30,7 @@ def task_tabs(checkpoints: Checkpoints, document: gr.Textbox) -> list[gr.Tab]:
     if "question-answering" in checkpoints.by_task:
         with gr.Tab("Ask") as tab:
             question = gr.Textbox(
-                label="Question about the document", max_length=tasks.MOST_QUESTION_CHARACTERS, elem_id="ask-question"
+                label="Question about the document", max_length=MOST_QUESTION_CHARACTERS, elem_id="ask-question"
             )
             _run(checkpoints, "question-answering", tasks.ask, [question, document], "ask", question)
         tabs.append(tab)

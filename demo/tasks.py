@@ -22,12 +22,11 @@ from longformer_plus.integrations.long_documents import (
 )
 
 from .checkpoints import MOST_TOKENS, Checkpoint
-from .inputs import InputError, check_text
+from .inputs import InputError, check_question, check_text
 from .views import text_view, weights_view
 
 MOST_MASKS = 32
 MOST_ENTITIES = 64
-MOST_QUESTION_CHARACTERS = 1000
 # As for what is analysed.
 MOST_CHARACTERS = MOST_TOKENS * 32
 
@@ -41,11 +40,7 @@ def ask(checkpoint: Checkpoint, question: str | None, text: str | None, count: i
     Raises:
         InputError: question or document is empty or too long.
     """
-    question, text = check_text(question, "question"), _document(text)
-    if len(question) > MOST_QUESTION_CHARACTERS:
-        raise InputError(
-            f"The question has {len(question):,} characters; at most {MOST_QUESTION_CHARACTERS:,} are taken."
-        )
+    question, text = check_question(question), _document(text)
     tokens = _Tokens.of(checkpoint, text)
     with checkpoint.running() as model:
         attention = _Attention.of(checkpoint, model, question, text)

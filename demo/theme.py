@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 # The theme has one accent for both modes; on a dark page it would be too dark for the selected tab.
-CSS = "body.dark { --color-accent: var(--primary-400); }"
+CSS = ":root body.dark { --color-accent: var(--primary-400); }"
 
 
 def theme() -> gr.themes.Base:
@@ -27,6 +27,7 @@ def theme() -> gr.themes.Base:
         button_primary_background_fill_hover="*primary_800",
         button_primary_background_fill_hover_dark="*primary_800",
         button_cancel_background_fill="*neutral_200",
+        button_cancel_text_color="*neutral_800",
         color_accent="*primary_700",
         link_text_color="*primary_700",
         link_text_color_dark="*primary_300",

@@ -16,7 +16,7 @@ def viewer(name: str, elem_id: str, scripts: Sequence[str] = ()) -> gr.HTML:
     """A viewer.
 
     Args:
-        name: of its files `<name>.html` and `<name>.js` in `assets`, which run after `common.js`.
+        name: of its files `<name>.html` and `<name>.js` in `assets`, which run after `common.js` and `export.js`.
         elem_id: its id in the page.
         scripts: names of more files, which run after them.
 
@@ -31,7 +31,7 @@ def viewer(name: str, elem_id: str, scripts: Sequence[str] = ()) -> gr.HTML:
     return gr.HTML(
         html_template=read(f"{name}.html"),
         css_template=read("viewer.css"),
-        js_on_load="".join(read(f"{script}.js") for script in ("common", name, *scripts)),
+        js_on_load="".join(read(f"{script}.js") for script in ("common", "export", name, *scripts)),
         apply_default_css=False,
         elem_id=elem_id,
     )

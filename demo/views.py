@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from longformer_plus.attention_maps import (
     AttentionMaps,
     DocumentMaps,
     Picture,
+    Units,
     band_picture,
     global_picture,
     head_behaviour,
@@ -63,17 +65,18 @@ def text_view(text: str, tokens: list[str], offsets: list[tuple[int, int]]) -> d
     return {
         "text": text[:stop],
         "numTokens": len(offsets),
-        "starts": _packed([start for start, _ in offsets]),
-        "stops": _packed([end for _, end in offsets]),
+        "starts": packed([start for start, _ in offsets]),
+        "stops": packed([end for _, end in offsets]),
         "names": {str(place): tokens[place] for place, (start, end) in enumerate(offsets) if end <= start},
     }
 
 
-def document_view(document: DocumentMaps) -> dict[str, Any]:
+def document_view(document: DocumentMaps, units: Mapping[str, Units]) -> dict[str, Any]:
     """What does not change with the layer, the head or the token."""
     maps = document.maps
     return {
         **text_view(document.text, document.tokens, document.offsets),
+        "units": {name: packed([start for start, _ in found.spans]) for name, found in units.items()},
         "globals": maps.layout.global_positions.tolist(),
         "windows": [layer.window for layer in maps.layers],
         "dilations": [layer.dilations for layer in maps.layers],
@@ -118,16 +121,6 @@ class Pictures:
             global_picture(maps, "to", *choice, *size),
         )
 
-    def shrunk(self, most_columns: int, most_rows: int) -> Pictures:
-        """The same in at most so many pixels."""
-        pictures = (self.band, self.from_global, self.to_global)
-        return Pictures(*(picture.shrunk(most_columns, most_rows) for picture in pictures))
-
-    @property
-    def num_bytes(self) -> int:
-        """What they take in memory."""
-        return sum(picture.shades.nbytes for picture in (self.band, self.from_global, self.to_global))
-
 
 def layer_view(maps: AttentionMaps, layers: Choice, heads: Choice, pictures: Pictures) -> dict[str, Any]:
     """A layer and a head, or several, averaged, as their pictures and what each token receives."""
@@ -170,28 +163,12 @@ def links_view(maps: AttentionMaps, token: int, direction: Direction, layers: Ch
         "weights": weights_view(links.weights),
         "local": links.local,
         "global": links.global_,
-        "strongest": [[link.position, link.weight, link.is_global] for link in links.strongest],
+        "strongest": [[link.position, link.position, link.weight, link.is_global] for link in links.strongest],
     }
 
 
-def scores_view(maps: AttentionMaps, token: int, scores: Tensor, layers: Choice, heads: Choice) -> dict[str, Any]:
-    """Scores of another measure, (N) with any sign, beside the attention of a token; strongest by size."""
-    is_global = maps.layout.global_rank >= 0
-    attention = maps.mean(layers, heads, rows=token)[0]
-    order = scores.abs().topk(min(STRONGEST, len(scores))).indices
-    return {
-        "token": token,
-        "weights": weights_view(scores.abs()),
-        "attention": weights_view(attention),
-        "negative": (scores < 0).nonzero()[:, 0].tolist(),
-        "local": float(scores[~is_global].abs().sum()),
-        "global": float(scores[is_global].abs().sum()),
-        "strongest": [[place, float(scores[place]), bool(is_global[place])] for place in order.tolist()],
-    }
-
-
-def _packed(values: list[int]) -> str:
-    """Thousands of numbers in a row are slow to watch for changes in the page; one string is not."""
+def packed(values: list[int]) -> str:
+    """Positions as little-endian int32 in base64: thousands of numbers are slow to watch for changes in the page."""
     return base64.b64encode(torch.tensor(values, dtype=torch.int32).numpy().astype("<i4").tobytes()).decode()
 
 

@@ -1,6 +1,8 @@
 // Attention, part 1: what is shown, and the text.
 
-const state = { view: null, layer: -1, head: -1, direction: "to", measure: "links", token: 1, grid: "pictures" };
+const state = {
+  view: null, layer: -1, head: -1, direction: "to", measure: "links", unit: "token", token: 1, last: 1, grid: "pictures",
+};
 let spans = [];
 let blocks = [];
 let weights = null;
@@ -19,31 +21,27 @@ let documentNumber = 0;
 
 const $ = (name) => element.querySelector(`[data-part="${name}"]`);
 const text = $("text");
-const ask = (what) => {
+const ask = (what, more) => {
   element.querySelector(".viewer").setAttribute("aria-busy", "true");
-  const { token, layer, head, direction } = state;
+  const { token, last, unit, layer, head, direction } = state;
   const withSelf = $("with-self").checked;
   // As fine as the canvas can show it: on most screens a quarter of what there is.
   const { width: columns, height: rows } = $("band");
+  const isBeside = what === "heads" || what === "lens";
   // The pictures of the heads belong to a document, whatever else is chosen in it.
-  if (what !== "heads") asked += 1;
+  if (!isBeside) asked += 1;
   if (what === "layer") askedForPictures = asked;
   const number_ = what === "heads" ? documentNumber : asked;
-  const question = { ask: what, token, layer, head, direction, columns, rows, withSelf, number: number_ };
-  if (what === "restore") Object.assign(question, { text: state.view.text, globals: [...isGlobal] });
+  const masked = $("masked").checked;
+  const question = { ask: what, token, last, unit, layer, head, direction, columns, rows, withSelf, masked, number: number_ };
+  if (what === "restore") Object.assign(question, more ?? sourceOf());
   // What runs the model waits in another line than what is read from what is kept.
-  trigger(["gradient", "global", "restore"].includes(what) ? "submit" : "click", question);
+  trigger(["gradient", "global", "restore", "lens"].includes(what) ? "submit" : "click", question);
 };
 
 // The text
 
-function choose(place, scroll) {
-  state.token = Math.min(Math.max(place, 0), spans.length - 1);
-  element.querySelectorAll(".chosen").forEach((span) => span.classList.remove("chosen"));
-  spans[state.token].classList.add("chosen");
-  if (scroll) bring(state.token);
-  ask(state.measure);
-}
+const choose = (place, scroll) => select(place, place, scroll);
 
 function bring(place) {
   // Twice: what comes into sight is laid out only then, and moves what lies below it. The page itself stays where it is.
@@ -68,7 +66,7 @@ function light() {
   lit = strong.slice(0, 2500).map((place) => {
     // Never so opaque that the word in front of it is hard to read.
     const opacity = 0.06 + 0.54 * Math.sqrt(weights[place] / largest);
-    const colour = negative.has(place) ? "0, 114, 178" : linkIsGlobal(place) ? GLOBAL : LOCAL;
+    const colour = negative.has(place) ? NEGATIVE : linkIsGlobal(place) ? GLOBAL : LOCAL;
     const full = `rgba(${colour}, ${opacity.toFixed(3)})`;
     const faint = `rgba(${colour}, ${(opacity / 2).toFixed(3)})`;
     // Stripes, so that the two kinds differ by more than their hue.
@@ -77,7 +75,7 @@ function light() {
     return spans[place];
   });
   const window_ = windowOf();
-  if (window_ && state.measure === "links") {
+  if (window_ && isOneToken() && state.measure === "links") {
     spans[window_.first].classList.add("edge-left");
     spans[window_.last].classList.add("edge-right");
     lit.push(spans[window_.first], spans[window_.last]);
@@ -85,11 +83,11 @@ function light() {
 }
 
 const linkIsGlobal = (place) =>
-  isGlobal.has(place) || (state.measure === "links" && isGlobal.has(state.token));
+  isGlobal.has(place) || (state.measure === "links" && isOneToken() && isGlobal.has(state.token));
 
 // The farthest that the window of the chosen layers and heads goes; none for a global token, which sees everything.
 function windowOf() {
-  if (isGlobal.has(state.token)) return null;
+  if (isOneToken() && isGlobal.has(state.token)) return null;
   let reach = 0;
   state.view.windows.forEach((width, layer) => {
     if (state.layer >= 0 && layer !== state.layer) return;
@@ -97,6 +95,6 @@ function windowOf() {
       if (state.head < 0 || head === state.head) reach = Math.max(reach, (width / 2) * step);
     });
   });
-  const last = spans.length - 1;
-  return { reach, first: Math.max(state.token - reach, 0), last: Math.min(state.token + reach, last) };
+  const end = spans.length - 1;
+  return { reach, first: Math.max(state.token - reach, 0), last: Math.min(state.last + reach, end) };
 }

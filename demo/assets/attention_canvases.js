@@ -29,10 +29,10 @@ function drawMap() {
     paint.fillRect(from, 0, to - from, height);
   }
   const negative = new Set(links.negative ?? []);
-  const colourOf = (place) => `rgb(${negative.has(place) ? "0, 114, 178" : linkIsGlobal(place) ? globalInk() : LOCAL})`;
+  const colourOf = (place) => `rgb(${negative.has(place) ? NEGATIVE : linkIsGlobal(place) ? globalInk() : LOCAL})`;
   if (attention) {
     const colourOfAttention = (place) =>
-      `rgb(${isGlobal.has(place) || isGlobal.has(state.token) ? globalInk() : LOCAL})`;
+      `rgb(${isGlobal.has(place) || (isOneToken() && isGlobal.has(state.token)) ? globalInk() : LOCAL})`;
     bars(paint, width, height / 2 - 10, attention, colourOfAttention, height / 2);
     bars(paint, width, height / 2 - 4, weights, colourOf, height);
     paint.fillStyle = INK();
@@ -55,7 +55,9 @@ function drawMap() {
     paint.fill();
   }
   paint.fillStyle = INK();
-  paint.fillRect(column(state.token, width) - 0.75, 0, 1.5, height);
+  const [first, last] = [column(state.token, width) - 0.75, column(state.last, width) + 0.75];
+  if (isOneToken()) paint.fillRect(first, 0, 1.5, height);
+  else paint.fillRect(first, height - 4, last - first, 4);
   const seen = inSight();
   paint.strokeStyle = INK();
   paint.lineWidth = 1.5;
@@ -92,7 +94,7 @@ function drawPicture(name, height) {
     paint.drawImage(picture.canvas, 0, 0, picture.view.width * share, picture.view.height, 0, 0, width, height);
   }
   paint.fillStyle = "rgba(255, 255, 255, .8)";
-  paint.fillRect(column(state.token, width) - 0.5, 0, 1, height);
+  for (const place of new Set([state.token, state.last])) paint.fillRect(column(place, width) - 0.5, 0, 1, height);
   if (name === "band") {
     paint.fillStyle = "rgba(255, 255, 255, .35)";
     paint.fillRect(0, height / 2 - 0.5, width, 1);
@@ -106,6 +108,7 @@ function drawAll() {
   const lines = (state.direction === "to" ? pictures.fromGlobal : pictures.toGlobal)?.view.height ?? 0;
   $("global-row").hidden = !lines;
   if (lines) drawPicture("global", Math.min(Math.max(lines * 16, 24), 128));
+  drawFlow();
   const marks = [0, 0.25, 0.5, 0.75, 1].map((share) => Math.round(share * (spans.length - 1)));
   $("axis").replaceChildren(...marks.map((place) => make("span", {}, place.toLocaleString())));
 }
@@ -137,33 +140,21 @@ function readOut(name, event) {
   return { place, words: `${ends.join(" to ")}: ${number(weight)}` };
 }
 
-for (const name of ["map", "band", "global"]) {
+for (const name of ["map", "band", "global", "flow"]) {
   const canvas = $(name);
+  const read = (event) => (name === "flow" ? readFlow(event) : readOut(name, event));
   canvas.addEventListener("pointermove", (event) => {
     if (!state.view) return;
-    $("hover").textContent = readOut(name, event).words;
-    if (name === "map" && event.buttons) bring(readOut(name, event).place);
+    $("hover").textContent = read(event).words;
+    if (name === "map" && event.buttons) bring(read(event).place);
   });
   canvas.addEventListener("pointerleave", () => { $("hover").textContent = ""; });
-  canvas.addEventListener("click", (event) => { if (state.view) choose(readOut(name, event).place, true); });
+  canvas.addEventListener("click", (event) => { if (state.view) choose(read(event).place, true); });
   canvas.addEventListener("keydown", onKey);
 }
-text.addEventListener("keydown", onKey);
-text.addEventListener("click", (event) => {
-  if (event.target.dataset.place !== undefined) choose(Number(event.target.dataset.place), false);
-});
 let isDrawing = false;
 text.addEventListener("scroll", () => {
   if (isDrawing || !weights) return;
   isDrawing = true;
   requestAnimationFrame(() => { isDrawing = false; drawMap(); });
 });
-
-function onKey(event) {
-  if (!state.view) return;
-  const far = windowOf()?.reach || 64;
-  const steps = { ArrowLeft: -1, ArrowRight: 1, PageUp: -far, PageDown: far, Home: -spans.length, End: spans.length };
-  if (!(event.key in steps)) return;
-  event.preventDefault();
-  choose(state.token + steps[event.key], true);
-}

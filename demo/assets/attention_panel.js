@@ -1,7 +1,9 @@
-// Attention, part 4: the panel beside the text, the controls, and what the server sends.
+// Attention, part 5: the panel beside the text, and the controls.
 
-const MEASURES = { links: "attention", rollout: "rollout", gradient: "gradient × input" };
+const MEASURES = { links: "attention", norm: "by norm", rollout: "rollout", gradient: "gradient × input" };
 const EXPLAINED = {
+  norm: "How much each token adds to its state in a layer: the weight, times the norm of what it carries (values " +
+    "through the output projection, heads added up).",
   rollout: "Where its state comes from, through all layers up to the chosen one: half of each layer's state is " +
     "attended to, half is its own.",
   gradient: "What the model's result for it depends on, by gradient × input: orange and purple speak for it, blue " +
@@ -9,27 +11,31 @@ const EXPLAINED = {
 };
 
 function showPanel() {
-  const name = nameOf(state.view, state.token);
+  const name = wordsOf(state.token, state.last);
   const total = links.local + links.global || 1;
-  const shares = EXPLAINED[state.measure] ?? sharesOf(total);
-  const suffix = isGlobal.has(state.token) ? ", global" : "";
-  $("title").textContent = `“${name}” at ${state.token.toLocaleString()}${suffix}`;
+  const isPlain = isOneToken() && state.unit === "token";
+  const shares = isPlain ? EXPLAINED[state.measure] ?? sharesOf(total) : shareOfSelection();
+  const suffix = isOneToken() && isGlobal.has(state.token) ? ", global" : "";
+  const where = isOneToken() ? "" : ` to ${state.last.toLocaleString()}`;
+  $("title").textContent = `“${name}” at ${state.token.toLocaleString()}${where}${suffix}`;
   $("shares").textContent = shares;
-  $("bar").hidden = state.measure !== "links";
+  $("bar").hidden = state.measure !== "links" || (!isPlain && state.direction === "from");
+  $("toggle").hidden = $("lens-box").hidden = !isOneToken();
+  $("lens-box").hidden ||= !state.hasLens;
   $("bar").firstElementChild.style.width = `${(100 * links.local) / total}%`;
   $("toggle").textContent = isGlobal.has(state.token) ? "Make it local again" : "Make it global";
-  const rows = links.strongest.map(([place, weight, global_]) => {
-    const offset = place - state.token;
-    const go = make("button", { type: "button", onclick: () => choose(place, true) }, nameOf(state.view, place));
+  const rows = links.strongest.map(([place, end, weight, global_]) => {
+    const offset = place > state.last ? place - state.last : Math.min(place - state.token, 0);
+    const go = make("button", { type: "button", onclick: () => choose(place, true) }, wordsOf(place, end, 34));
     const cells = [place.toLocaleString(), offset > 0 ? `+${offset}` : `${offset}`, number(weight)];
     if (attention) cells.push(number(attention[place]));
     const first = make("td", {}, go, global_ ? " (global)" : "");
     return make("tr", { class: global_ ? "global" : "" }, first, ...cells.map((cell) => make("td", {}, cell)));
   });
   const measured = attention ? [MEASURES[state.measure], "attention"] : ["weight"];
-  $("heading").replaceChildren(...["token", "position", "offset", ...measured].map((title) => make("th", {}, title)));
+  $("heading").replaceChildren(...[UNITS[state.unit], "position", "offset", ...measured].map((title) => make("th", {}, title)));
   $("links").replaceChildren(...rows);
-  const strongest = links.strongest.slice(0, 3).map(([place]) => nameOf(state.view, place));
+  const strongest = links.strongest.slice(0, 3).map(([place, end]) => wordsOf(place, end));
   $("said").textContent = `${name}, token ${state.token}. ${shares} Strongest: ${strongest.join(", ")}.`;
 }
 
@@ -68,8 +74,9 @@ function showLegend() {
     const more = ticks[2] < view.largest ? " or more" : "";
     return make("span", {}, `${name}: ${first} `, make("i", { class: "scale" }), ` ${last}${more} (middle: ${middle}) `);
   };
-  const hidden = $("with-self").checked ? "" : "The weight of each token on itself is left out.";
+  const hidden = $("with-self").checked ? "" : "The weight of each token, or unit, on itself is left out.";
   const bars = [bar("weight in windows", pictures.band), ...(global_ ? [bar("of global tokens", global_)] : [])];
+  if (flow) bars.push(bar(`between ${UNITS[state.unit]}s`, flowLegend()));
   $("legend").replaceChildren(...bars, hidden);
 }
 
@@ -83,8 +90,9 @@ $("layer").addEventListener("change", () => { state.layer = Number($("layer").va
 $("head").addEventListener("change", () => { state.head = Number($("head").value); ask("layer"); });
 $("direction").addEventListener("change", () => {
   state.direction = $("direction").value;
-  $("measure").value = state.measure = "links";
-  ask("links");
+  // The norms go either way, the others from the selection alone.
+  if (state.measure !== "norm") $("measure").value = state.measure = "links";
+  ask(state.measure);
 });
 $("measure").addEventListener("change", () => { state.measure = $("measure").value; ask(state.measure); });
 $("scale").addEventListener("change", () => { colourPictures(); showLegend(); drawAll(); });
@@ -114,6 +122,8 @@ $("find").addEventListener("keydown", (event) => {
   else choose(found, true);
 });
 $("toggle").addEventListener("click", () => ask("global"));
+$("lens-box").addEventListener("toggle", () => { if ($("lens-box").open) ask("lens"); });
+$("masked").addEventListener("change", () => ask("lens"));
 $("save-page").addEventListener("click", () => ask("page"));
 $("save-links").addEventListener("click", () => {
   const lines = Array.from(weights, (weight, place) => {
@@ -123,86 +133,15 @@ $("save-links").addEventListener("click", () => {
   save("links.csv", new Blob([`position,token,weight,is_global\n${lines.join("\n")}\n`], { type: "text/csv" }));
 });
 
-const TITLES = {
-  map: "Attention over the document",
-  band: "Attention in the windows",
-  global: "Attention of the global tokens",
-};
-for (const [name, title] of Object.entries(TITLES)) {
-  $(`save-${name}`).addEventListener("click", () => {
-    const global_ = state.direction === "to" ? pictures.fromGlobal : pictures.toGlobal;
-    const shown = { band: pictures.band, global: global_ }[name];
-    const token = `“${nameOf(state.view, state.token)}” at ${state.token}`;
-    const caption = shown ? $(`${name}-caption`).textContent : `${token}; ${spans.length} tokens from left to right`;
-    const [layers, heads] = ["layer", "head"].map((what) => $(what).selectedOptions[0].text);
-    const full = `${title} (layers: ${layers}; heads: ${heads})`;
-    savePicture(`${name}.png`, $(name), full, caption, shown);
-  });
+function showLens(value) {
+  if (value.token !== state.token) return;
+  const count = value.rows.length - 1;
+  const hidden = value.masked ? "with the token hidden from it" : "with the token in sight";
+  $("lens-caption").textContent = `“${nameOf(state.view, value.token)}”, ${hidden}. Each layer's output, read with the head ` +
+    "for the last one (the logit lens).";
+  $("lens").replaceChildren(...value.rows.map((words, layer) => {
+    const name = layer ? `layer ${layer}${layer === count ? ", the answer" : ""}` : "embeddings";
+    const said = words.map(([word, share]) => `${word.trim() || JSON.stringify(word)} ${percent(share)}`).join(", ");
+    return make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, said));
+  }));
 }
-
-// What the server sends
-
-function onValue() {
-  const value = props.value;
-  if (!value || !value.kind) return;
-  $("gone").hidden = value.kind !== "gone";
-  if (value.kind === "gone") { element.querySelector(".viewer").removeAttribute("aria-busy"); return; }
-  if (value.kind === "heads") {
-    element.querySelector(".viewer").removeAttribute("aria-busy");
-    if (value.number === documentNumber) takeTiles(value);
-    return;
-  }
-  const isLate = value.number < asked;
-  if ((value.kind === "links" && isLate) || (value.kind === "layer" && value.number < askedForPictures)) return;
-  const wanted = { token: state.token, layer: state.layer, head: state.head };
-  if (!isLate) element.querySelector(".viewer").removeAttribute("aria-busy");
-  // A document that the Analyse button brings has no number: answers on the one before it are late from now on.
-  if (value.kind === "document" && !value.number) asked += 1;
-  if (value.kind === "page") { save("attention.html", new Blob([value.page], { type: "text/html" })); return; }
-  if (value.kind === "document") {
-    state.view = unpack(value.document);
-    Object.assign(state, { direction: "to", measure: "links", token: value.links.token });
-    $("direction").value = "to";
-    $("measure").value = "links";
-    isGlobal = new Set(value.document.globals);
-    ({ spans, blocks } = layOut(text, state.view));
-    lit = [];
-    tiles = null;
-    documentNumber += 1;
-    for (const place of isGlobal) spans[place].classList.add("global");
-    const time = value.seconds ? `, read in ${value.seconds} s` : "";
-    $("status").textContent = `${spans.length.toLocaleString()} tokens${time}. ${value.cut}`;
-    element.querySelector(".viewer").hidden = false;
-  }
-  if (value.kind !== "links") {
-    sent = { band: value.band, fromGlobal: value.fromGlobal, toGlobal: value.toGlobal };
-    colourPictures();
-    received = weightsOf(value.received);
-  }
-  state.layer = value.layer;
-  state.head = value.head;
-  if (value.kind === "layer") $("measure").value = state.measure = "links";
-  links = value.links;
-  weights = weightsOf(links.weights);
-  attention = links.attention ? weightsOf(links.attention) : null;
-  element.querySelectorAll(".chosen").forEach((span) => span.classList.remove("chosen"));
-  state.token = links.token;
-  spans[state.token].classList.add("chosen");
-  if (value.kind === "document") bring(state.token);
-  light();
-  showChoices();
-  showPanel();
-  if (value.kind !== "links") showGrid();
-  if (value.kind === "document" && isNear($("grid"))) ask("heads");
-  drawAll();
-  if (isLate && value.kind !== "page") {
-    // Something else was chosen while this came: ask for it again, of what is shown now.
-    state.token = wanted.token;
-    if (value.kind === "document") Object.assign(state, wanted);
-    ask(value.kind === "document" ? "layer" : state.measure);
-  }
-  element.dataset.shown = String(Number(element.dataset.shown ?? 0) + 1);
-}
-
-watch("value", onValue);
-onValue();

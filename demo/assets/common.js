@@ -4,6 +4,7 @@ const INK = () => getComputedStyle(element).getPropertyValue("color");
 const LOCAL = "230, 97, 0";
 // As a background behind words. As ink on a dark page it would be too dark: see `globalInk`.
 const GLOBAL = "124, 92, 196";
+const NEGATIVE = "0, 114, 178";
 const globalInk = () => (document.body.classList.contains("dark") ? "183, 163, 245" : "109, 76, 184");
 
 // Blue to yellow, even in brightness, told apart by readers of every colour vision.
@@ -51,7 +52,8 @@ function percent(share) {
 // What was sent of a text, its positions unpacked.
 function unpack(view) {
   const integers = (packed) => new Int32Array(bytesOf(packed).buffer);
-  return { ...view, starts: integers(view.starts), stops: integers(view.stops) };
+  const units = Object.entries(view.units ?? {}).map(([name, packed]) => [name, integers(packed)]);
+  return { ...view, starts: integers(view.starts), stops: integers(view.stops), units: Object.fromEntries(units) };
 }
 
 // The text as one span for each token, in blocks that the browser lays out only when they come into sight.
@@ -106,33 +108,6 @@ function save(name, blob) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
-// A picture with its title, caption and colour scale, on white, for papers and slides.
-function savePicture(name, canvas, title, caption, scaleShown) {
-  const scale = window.devicePixelRatio || 1;
-  const sheet = make("canvas", { width: canvas.width + 40 * scale, height: canvas.height + 110 * scale });
-  const paint = sheet.getContext("2d");
-  paint.fillStyle = "#fff";
-  paint.fillRect(0, 0, sheet.width, sheet.height);
-  paint.scale(scale, scale);
-  paint.fillStyle = "#111";
-  paint.font = "600 15px system-ui, sans-serif";
-  paint.fillText(title, 20, 26);
-  paint.font = "12px system-ui, sans-serif";
-  paint.fillText(caption, 20, 46, canvas.width / scale);
-  paint.drawImage(canvas, 20, 58, canvas.width / scale, canvas.height / scale);
-  const below = 58 + canvas.height / scale + 14;
-  if (scaleShown) {
-    for (let step = 0; step < 256; step += 1) {
-      paint.fillStyle = `rgb(${SHADES[step]})`;
-      paint.fillRect(20 + step * 0.6, below, 1, 10);
-    }
-    paint.fillStyle = "#111";
-    const [first, middle, last] = scaleShown.ticks.map(number);
-    paint.fillText(`weight ${first}, middle ${middle}, end ${last}; ${scaleShown.words}`, 184, below + 10);
-  }
-  sheet.toBlob((blob) => save(name, blob));
-}
-
 function fit(canvas, height) {
   const scale = window.devicePixelRatio || 1;
   const width = canvas.clientWidth || 300;
@@ -168,6 +143,10 @@ function ticksOf(name, scale) {
   return name === "logarithm" ? [1e-4, 1e-2, 1] : [0, scale.end / 4, scale.end];
 }
 
+// The pixel for each shade.
+const coloursOf = (scale) => Uint32Array.from({ length: 256 }, (_, shade) =>
+  PIXELS[shade ? Math.round(255 * scale.of((shade / 255) ** 2)) : 0]);
+
 // A picture's shades -> a coloured canvas, and the weight at each pixel.
 function coloured(view, name) {
   if (!view.height) return null;
@@ -176,8 +155,7 @@ function coloured(view, name) {
   const picture = new ImageData(view.width, view.height);
   const pixels = new Uint32Array(picture.data.buffer);
   const scale = SCALES[name](shades);
-  const colours = Uint32Array.from({ length: 256 }, (_, shade) =>
-    PIXELS[shade ? Math.round(255 * scale.of((shade / 255) ** 2)) : 0]);
+  const colours = coloursOf(scale);
   for (let place = 0; place < shades.length; place += 1) pixels[place] = colours[shades[place]];
   canvas.getContext("2d").putImageData(picture, 0, 0);
   const ticks = ticksOf(name, scale).map((share) => share * view.largest);

@@ -102,9 +102,9 @@ function onValue() {
 }
 
 $("save").addEventListener("click", () => {
-  savePicture("time.png", $("time"), "Time of a forward against length", view.where, null);
+  saveCanvas("time", $("time"), "Time of a forward against length", view.where, draw);
   if ($("memory-box").hidden) return;
-  savePicture("memory.png", $("memory"), "Memory of a forward against length", view.where, null);
+  saveCanvas("memory", $("memory"), "Memory of a forward against length", view.where, draw);
 });
 watch("value", onValue);
 onValue();

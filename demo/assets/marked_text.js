@@ -71,7 +71,7 @@ function draw() {
 whenRedrawn.push(draw);
 
 function list() {
-  $("head").replaceChildren(...["", ...view.columns].map((name) => make("th", {}, name)));
+  $("head").replaceChildren(...["rank", ...view.columns].map((name) => make("th", {}, name)));
   const row = (...cells) => make("tr", {}, ...cells.map((cell) => make("td", {}, ...[cell].flat())));
   const marks = view.marks.map((one, rank) => {
     const button = make("button", { type: "button", onclick: () => go(rank) }, wordsOf(one));
@@ -101,7 +101,7 @@ $("map").addEventListener("keydown", (event) => {
   go(chosen + step);
 });
 $("save").addEventListener("click", () => {
-  savePicture("attention.png", $("map"), "Attention over the document", view.caption, null);
+  saveCanvas("attention", $("map"), "Attention over the document", view.caption, draw);
 });
 
 function onValue() {

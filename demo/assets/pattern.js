@@ -97,6 +97,6 @@ $("pattern").addEventListener("keydown", (event) => {
 $("save").addEventListener("click", () => {
   const { tokens, window, dilation, globals, causal } = settings();
   const caption = `${tokens} tokens, window ${window}, dilation ${dilation}, ${globals.size} global`;
-  savePicture("pattern.png", $("pattern"), "Attention pattern", `${caption}${causal ? ", causal" : ""}`, null);
+  saveCanvas("pattern", $("pattern"), "Attention pattern", `${caption}${causal ? ", causal" : ""}`, draw);
 });
 draw();

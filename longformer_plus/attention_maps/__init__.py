@@ -4,12 +4,18 @@
 windows and the global rows, in 8 or 16 bits a weight, and answer from them.
 """
 
+from .averages import average
 from .behaviour import Behaviour, head_behaviour
+from .comparison import align, head_changes
+from .contributions import contributions
 from .exports import for_bertviz, strongest_links, to_html, to_numpy, to_pandas
+from .lens import logit_lens
 from .maps import AttentionMaps, Link, Links
+from .notebook import Shown, show
 from .pictures import Picture, band, band_picture, global_picture
 from .recording import DocumentMaps, attention_maps, mask_of, record
 from .saliency import gradient_times_input
+from .units import Units, unit_attention
 from .words import Words, by_character
 
 __all__ = [
@@ -19,19 +25,28 @@ __all__ = [
     "Link",
     "Links",
     "Picture",
+    "Shown",
+    "Units",
     "Words",
+    "align",
     "attention_maps",
+    "average",
     "band",
     "band_picture",
     "by_character",
+    "contributions",
     "for_bertviz",
     "global_picture",
     "gradient_times_input",
     "head_behaviour",
+    "head_changes",
+    "logit_lens",
     "mask_of",
     "record",
+    "show",
     "strongest_links",
     "to_html",
     "to_numpy",
     "to_pandas",
+    "unit_attention",
 ]

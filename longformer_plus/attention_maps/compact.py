@@ -54,11 +54,11 @@ class CompactWeights:
         return self.codes.nbytes + (0 if self.scale is None else self.scale.nbytes)
 
     def __getitem__(self, index: tuple[Tensor | int | slice, ...]) -> Tensor:
-        """The weights at an index, in float32: of rows, or, with an entry for every dimension, of single places."""
+        """The weights at an index, in float32: of rows, of a slice of their columns, or of single places."""
         codes = self.codes[index].float()
         if self.scale is None:
             return codes
         scale = self.scale[index[: self.scale.dim()]]
-        if len(index) <= self.scale.dim():
+        if len(index) <= self.scale.dim() or isinstance(index[-1], slice):
             scale = scale[..., None]
         return codes.div_(_LARGEST_CODE).square_().mul_(scale)

@@ -69,6 +69,8 @@ class LayerMaps:
         local: (H, N, G + W + 1), rows of the tokens that are not global: the global columns, then the window.
         global_: (H, G, N), rows of the global tokens.
         statistics: see there.
+        values: (N, H, H), of `contributions.value_products`, for the rows that are not global; None if not asked for.
+        global_values: the same for the rows of the global tokens; None where there are none.
     """
 
     layout: Layout
@@ -76,6 +78,8 @@ class LayerMaps:
     local: CompactWeights
     global_: CompactWeights
     statistics: Statistics
+    values: Tensor | None = None
+    global_values: Tensor | None = None
 
     @classmethod
     def build(
@@ -120,7 +124,8 @@ class LayerMaps:
     @property
     def num_bytes(self) -> int:
         """What the weights and the statistics take in memory."""
-        return self.local.num_bytes + self.global_.num_bytes + 4 * self.statistics.entropy.nbytes
+        values = sum(each.nbytes for each in (self.values, self.global_values) if each is not None)
+        return self.local.num_bytes + self.global_.num_bytes + 4 * self.statistics.entropy.nbytes + values
 
     def reach(self, head: int) -> int:
         """How far a head's window reaches to either side, in tokens."""
@@ -163,24 +168,59 @@ class LayerMaps:
     def push(self, amounts: Tensor, heads: Sequence[int]) -> Tensor:
         """Amounts at the tokens that attend -> where some heads, averaged, take them from: (N) -> (N), `amounts @
         weights`."""
-        num_global = len(self.layout.global_positions)
+        start, stop = _extent(amounts)
+        num_global, num_tokens = len(self.layout.global_positions), len(amounts)
         taken = torch.zeros_like(amounts)
-        for step in sorted({self.dilations[head] for head in heads}):
+        for step, alike in self._alike(heads):
             # Heads with the same window are added up first: reading them is a fraction of what pushing them costs.
-            alike = [head for head in heads if self.dilations[head] == step]
-            local = _total(self.local, alike).mul_(amounts[:, None])
-            taken += _sum_by_key(local[:, num_global:], step)
+            local = _total(self.local, alike, start, stop).mul_(amounts[start:stop, None])
+            reach = self.window // 2 * step
+            # The keys of these rows, of which those outside of the document get nothing.
+            by_key = _sum_by_key(F.pad(local[:, num_global:], (0, 0, reach, reach)), step)
+            before, after = max(reach - start, 0), max(stop + reach - num_tokens, 0)
+            taken[max(start - reach, 0) : stop + reach] += by_key[before : len(by_key) - after]
             if num_global:
                 taken[self.layout.global_positions] += local[:, :num_global].sum(0)
                 taken += amounts[self.layout.global_positions] @ _total(self.global_, alike)
         return taken / len(heads)
 
+    def pull(self, amounts: Tensor, heads: Sequence[int]) -> Tensor:
+        """Amounts at the tokens that are attended to -> what each token gets of them by some heads, averaged: (N) ->
+        (N), `weights @ amounts`."""
+        start, stop = _extent(amounts)
+        num_global, num_tokens = len(self.layout.global_positions), len(amounts)
+        got = torch.zeros_like(amounts)
+        for step, alike in self._alike(heads):
+            reach = self.window // 2 * step
+            # Rows whose windows hold none of the amounts need not be read.
+            first, last = max(start - reach, 0), min(stop + reach, num_tokens)
+            band = _total(self.local, alike, first, last)[:, num_global:]
+            at_keys = F.pad(amounts, (reach, reach))[first:].as_strided(band.shape, (1, step), first)
+            got[first:last] += (band * at_keys).sum(1)
+            if num_global:
+                at_global = amounts[self.layout.global_positions]
+                for head in alike:
+                    got += self.local[head, :, :num_global] @ at_global
+                got[self.layout.global_positions] += _total(self.global_, alike) @ amounts
+        return got / len(heads)
 
-def _total(weights: CompactWeights, heads: Sequence[int]) -> Tensor:
-    """(H, rows, columns) -> (rows, columns), the sum of some heads' weights."""
-    total = weights[heads[0], :].clone()
+    def _alike(self, heads: Sequence[int]) -> list[tuple[int, list[int]]]:
+        """Some heads by their dilation."""
+        steps = sorted({self.dilations[head] for head in heads})
+        return [(step, [head for head in heads if self.dilations[head] == step]) for step in steps]
+
+
+def _extent(amounts: Tensor) -> tuple[int, int]:
+    """From where to where amounts are not 0."""
+    places = amounts.nonzero()[:, 0]
+    return (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 0)
+
+
+def _total(weights: CompactWeights, heads: Sequence[int], start: int = 0, stop: int | None = None) -> Tensor:
+    """(H, rows, columns) -> (rows, columns), the sum of some heads' weights in the rows from `start` to `stop`."""
+    total = weights[heads[0], start:stop].clone()
     for head in heads[1:]:
-        total += weights[head, :]
+        total += weights[head, start:stop]
     return total
 
 

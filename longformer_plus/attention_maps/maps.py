@@ -171,14 +171,14 @@ class AttentionMaps:
         """
         wanted_layers, wanted_heads = self.choose_layers(layers), self.choose_heads(heads)
         r, c = self.positions(rows, "rows"), self.positions(columns, "columns")
-        _check_size((len(wanted_layers), len(wanted_heads), len(r), len(c)))
+        check_size((len(wanted_layers), len(wanted_heads), len(r), len(c)))
         return torch.stack([self.layers[layer].dense(wanted_heads, r, c) for layer in wanted_layers])
 
     def mean(self, layers: Choice = None, heads: Choice = None, rows: Places = None, columns: Places = None) -> Tensor:
         """A dense slice (R, C), averaged over the layers and heads; arguments and errors as of `dense`."""
         wanted_layers, wanted_heads = self.choose_layers(layers), self.choose_heads(heads)
         r, c = self.positions(rows, "rows"), self.positions(columns, "columns")
-        _check_size((1, 1, len(r), len(c)))
+        check_size((1, 1, len(r), len(c)))
         total = torch.zeros(len(r), len(c))
         at_once = max(_ENTRIES_AT_ONCE // max(total.numel(), 1), 1)
         for layer in wanted_layers:
@@ -221,6 +221,21 @@ class AttentionMaps:
         ]
         share = float(weights[link_is_global].sum())
         return Links(place, direction, weights, strongest, float(weights.sum()) - share, share)
+
+    def given_by(self, tokens: Places, layers: Choice = None, heads: Choice = None) -> Tensor:
+        """(N) what some tokens attend to: the mean of their rows, averaged over layers and heads.
+
+        Only the windows of these tokens are read. ValueError where there are no tokens, or an index is out of range.
+        """
+        amounts = self._amounts(tokens)
+        return self._each_layer("push", amounts / amounts.sum(), layers, heads)
+
+    def given_to(self, tokens: Places, layers: Choice = None, heads: Choice = None) -> Tensor:
+        """(N) who attends to some tokens: of each token the sum of its weights on them, averaged over layers and heads.
+
+        Only the windows that reach these tokens are read. ValueError as of `given_by`.
+        """
+        return self._each_layer("pull", self._amounts(tokens), layers, heads)
 
     def received(self, layers: Choice = None, heads: Choice = None) -> Tensor:
         """(N) the attention that each token receives from all tokens together, averaged over layers and heads.
@@ -299,6 +314,17 @@ class AttentionMaps:
             raise ValueError(f"{name}={places!r} is not allowed: the document has the positions 0 to {len(every) - 1}.")
         return every[chosen.long()]
 
+    def _amounts(self, tokens: Places) -> Tensor:
+        """(N) 1 at some tokens, 0 elsewhere."""
+        places = self.positions(tokens, "tokens")
+        if not len(places):
+            raise ValueError("No tokens are given. Give at least one position.")
+        return torch.zeros(self.num_tokens).index_fill(0, places, 1.0)
+
+    def _each_layer(self, what: Literal["push", "pull"], amounts: Tensor, layers: Choice, heads: Choice) -> Tensor:
+        chosen, wanted = self.choose_layers(layers), self.choose_heads(heads)
+        return sum((getattr(self.layers[layer], what)(amounts, wanted) for layer in chosen), amounts * 0) / len(chosen)
+
     def _statistic(self, name: str, layers: Choice, heads: Choice) -> Tensor:
         """(layers, heads, N)."""
         chosen = self.choose_heads(heads)
@@ -319,7 +345,8 @@ def _choose(choice: Choice, count: int, name: str) -> list[int]:
     return [index % count for index in chosen]
 
 
-def _check_size(shape: tuple[int, int, int, int]) -> None:
+def check_size(shape: tuple[int, int, int, int]) -> None:
+    """ValueError where a slice of so many layers, heads, rows and columns has more than `MOST_ENTRIES` entries."""
     if math.prod(shape) > MOST_ENTRIES:
         raise ValueError(
             "A slice of {} layers, {} heads, {} rows and {} columns has {:,} entries; at most {:,} are allowed. Choose "

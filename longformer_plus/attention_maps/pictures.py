@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -45,18 +45,6 @@ class Picture:
     def weights(self) -> Tensor:
         """(h, w) float32, back from the shades."""
         return (self.shades.float() / 255).square() * self.largest
-
-    def shrunk(self, most_columns: int, most_rows: int) -> Picture:
-        """The same in at most so many pixels."""
-        height, width = self.shades.shape
-        by_column, by_row = _shared(width, most_columns), _shared(height, most_rows)
-        shades = _largest_of_blocks(self.shades.T, by_column, by_row).contiguous()
-        return replace(
-            self,
-            shades=shades,
-            tokens_per_column=self.tokens_per_column * by_column,
-            rows_per_pixel=self.rows_per_pixel * by_row,
-        )
 
     def png(self) -> bytes:
         """The picture as a greyscale PNG file."""

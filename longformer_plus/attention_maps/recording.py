@@ -10,20 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import TokenizersBackend
 
-from ..attention import AttentionPattern
 from ..global_attention import Policy, build_global_attention_mask
-from ..model.layers import LongformerPlusSelfAttention
+from ..model.layers import LongformerPlusAttentionBlock, LongformerPlusSelfAttention
 from ..model.pretrained import LongformerPlusPreTrainedModel
+from .contributions import value_products
 from .layer import LayerMaps, Layout
 from .maps import AttentionMaps
 from .words import Words
+
+_BETWEEN_TEXTS = "\n\n"
 
 
 @dataclass(frozen=True)
@@ -31,16 +33,18 @@ class DocumentMaps:
     """A text, how it was tokenized, and what the model attended to in it.
 
     Attributes:
-        text: what was read; what came after the last token that the model has room for is cut off.
+        text: what was given; of two texts both, with an empty line between them.
         tokens: N texts, one for each token: the characters it stands for, or the name of a special token.
         offsets: N pairs of character positions, start and stop; equal for special tokens.
         maps: the attention.
+        parts: N numbers of the texts that the tokens come from, 0, or 1 where there are two; -1 for special tokens.
     """
 
     text: str
     tokens: list[str]
     offsets: list[tuple[int, int]]
     maps: AttentionMaps
+    parts: list[int]
 
     @property
     def words(self) -> Words:
@@ -55,8 +59,10 @@ def attention_maps(
     global_attention: Policy | None = None,
     global_positions: list[int] | None = None,
     bits: int = 8,
+    second_text: str | None = None,
+    with_values: bool = False,
 ) -> DocumentMaps:
-    """What a model attends to in a text.
+    """What a model attends to in a text, or in a question and a passage.
 
     Only the encoder is run; for what the head makes of it see `record`.
 
@@ -67,17 +73,21 @@ def attention_maps(
         global_attention: a policy of `longformer_plus.global_attention`; by default the model's.
         global_positions: positions of tokens that attend globally, in place of a policy.
         bits: 8, 16 or 32 for each weight.
+        second_text: what the model reads after the text, as the passage after a question. It alone is cut where there
+            is no room for both.
+        with_values: keep what `contributions` needs.
 
     Raises:
-        ValueError: the text is empty, a position is outside of it, or both a policy and positions are given.
+        ValueError: a text is empty, a position is outside of it, or both a policy and positions are given.
     """
-    if not text.strip():
+    if not text.strip() or (second_text is not None and not second_text.strip()):
         raise ValueError("The text is empty. Give a document with at least one word.")
     if global_attention is not None and global_positions is not None:
         raise ValueError("Both global_attention and global_positions are given. Leave one of them out.")
     encoding = tokenizer(
         text,
-        truncation=True,
+        second_text,
+        truncation=True if second_text is None else "only_second",
         max_length=model.config.max_tokens,
         return_offsets_mapping=True,
         return_tensors="pt",
@@ -91,23 +101,33 @@ def attention_maps(
         mask = build_global_attention_mask(global_attention, ids, torch.ones_like(ids) > 0, tokenizer.sep_token_id)
     mask = torch.zeros_like(ids) if mask is None else mask
     inputs = {"input_ids": ids.to(model.device), "global_attention_mask": mask.to(model.device)}
-    _, maps = record(model.base_model, inputs, bits)
-    offsets = [(start, stop) for start, stop in encoding["offset_mapping"][0].tolist()]
+    _, maps = record(model.base_model, inputs, bits, with_values)
+    parts = [-1 if part is None else part for part in encoding.sequence_ids(0)]
+    # Where each text starts in both.
+    starts = {-1: 0, 0: 0, 1: len(text) + len(_BETWEEN_TEXTS)}
+    offsets = [
+        (start + starts[part], stop + starts[part])
+        for (start, stop), part in zip(encoding["offset_mapping"][0].tolist(), parts, strict=True)
+    ]
+    text = text if second_text is None else text + _BETWEEN_TEXTS + second_text
     tokens = [
         text[start:stop] if stop > start else str(tokenizer.decode([index]))
         for index, (start, stop) in zip(ids[0].tolist(), offsets, strict=True)
     ]
-    return DocumentMaps(text, tokens, offsets, maps)
+    return DocumentMaps(text, tokens, offsets, maps, parts)
 
 
 @torch.no_grad()
-def record(model: nn.Module, inputs: Mapping[str, Tensor], bits: int = 8) -> tuple[Any, AttentionMaps]:
+def record(
+    model: nn.Module, inputs: Mapping[str, Tensor], bits: int = 8, with_values: bool = False
+) -> tuple[Any, AttentionMaps]:
     """Run a model on one document, without gradients and dropout, and keep its attention.
 
     Args:
         model: a LongformerPlus model, with any head.
         inputs: what its forward takes: one document, without padding.
         bits: 8, 16 or 32 for each weight.
+        with_values: keep what `contributions` needs: H * H numbers for each token and layer, twice with global tokens.
 
     Returns:
         What the model returns, and the attention of its layers.
@@ -125,13 +145,15 @@ def record(model: nn.Module, inputs: Mapping[str, Tensor], bits: int = 8) -> tup
     layers: list[LayerMaps] = []
     layouts: list[Layout] = []
 
-    def keep(attention: LongformerPlusSelfAttention, pattern: AttentionPattern, weights: tuple[Any, ...]) -> None:
+    def keep(block: LongformerPlusAttentionBlock, inputs: tuple[Any, ...], weights: tuple[Any, ...]) -> None:
+        attention, (hidden_states, pattern) = block.self, inputs[:2]
         if not layouts:
             is_global = torch.zeros_like(pattern.valid) if pattern.is_global is None else pattern.is_global
             layouts.append(Layout.build(pattern.valid[0], is_global[0]))
         local, global_ = weights
         one = None if global_ is None else global_[0]
-        layers.append(LayerMaps.build(local[0], one, layouts[0], attention.dilations, bits))
+        layer = LayerMaps.build(local[0], one, layouts[0], attention.dilations, bits)
+        layers.append(_with_values(layer, block, hidden_states[0]) if with_values else layer)
 
     was_training = model.training
     model.eval()
@@ -143,9 +165,19 @@ def record(model: nn.Module, inputs: Mapping[str, Tensor], bits: int = 8) -> tup
     return outputs, AttentionMaps(layers)
 
 
+def _with_values(layer: LayerMaps, block: LongformerPlusAttentionBlock, hidden_states: Tensor) -> LayerMaps:
+    """The layer with the products of its values, made of its input (N, E)."""
+    attention, output = block.self, block.output.dense
+    values = value_products(attention.value, output, hidden_states, layer.num_heads)
+    if not len(layer.layout.global_positions):
+        return replace(layer, values=values)
+    global_values = value_products(attention.value_global, output, hidden_states, layer.num_heads)
+    return replace(layer, values=values, global_values=global_values)
+
+
 @contextmanager
 def _recording(
-    model: nn.Module, keep: Callable[[LongformerPlusSelfAttention, AttentionPattern, tuple[Any, ...]], None]
+    model: nn.Module, keep: Callable[[LongformerPlusAttentionBlock, tuple[Any, ...], tuple[Any, ...]], None]
 ) -> Iterator[None]:
     """While it lasts, every self-attention of a model computes its weights and hands them to `keep`.
 
@@ -153,10 +185,11 @@ def _recording(
 
     Args:
         model: a LongformerPlus model.
-        keep: is called with each self-attention, the pattern, and (attentions, global_attentions) of the layer.
+        keep: is called with each layer's attention block, the arguments of its self-attention, and (attentions,
+            global_attentions).
     """
-    attentions = [module for module in model.modules() if isinstance(module, LongformerPlusSelfAttention)]
-    if not attentions:
+    blocks = {module.self: module for module in model.modules() if isinstance(module, LongformerPlusAttentionBlock)}
+    if not blocks:
         raise ValueError(
             f"{type(model).__name__} is no LongformerPlus model: it has no attention to record. Load the checkpoint "
             "with a LongformerPlus class."
@@ -169,11 +202,11 @@ def _recording(
     def hand_over(
         module: LongformerPlusSelfAttention, inputs: tuple[Any, ...], outputs: tuple[Any, ...]
     ) -> tuple[Any, None, None]:
-        keep(module, inputs[1], outputs[1:])
+        keep(blocks[module], inputs, outputs[1:])
         return outputs[0], None, None
 
-    hooks = [module.register_forward_pre_hook(ask_for_weights) for module in attentions]
-    hooks += [module.register_forward_hook(hand_over) for module in attentions]
+    hooks = [module.register_forward_pre_hook(ask_for_weights) for module in blocks]
+    hooks += [module.register_forward_hook(hand_over) for module in blocks]
     try:
         yield
     finally:

@@ -203,19 +203,6 @@ def test_pictures_show_the_largest_of_what_shares_a_pixel() -> None:
     torch.testing.assert_close(received.weights(), mean[:, [0, 7]].T, atol=received.largest / 255, rtol=0)
 
 
-@pytest.mark.parametrize(("columns", "rows"), [(40, 25), (20, 13), (7, 4), (1, 1)])
-def test_a_shrunk_picture_shows_the_largest_of_what_shares_a_pixel(columns: int, rows: int) -> None:
-    maps, _ = maps_of(small_case(dilation=[1, 3, 1]))
-    whole, small = band_picture(maps), band_picture(maps).shrunk(columns, rows)
-    again = band_picture(maps, most_columns=columns, most_rows=rows)
-    assert small.shades.shape[0] <= rows
-    assert small.shades.shape[1] <= columns
-    assert torch.equal(small.shades, again.shades)
-    assert (small.largest, small.first_row) == (whole.largest, whole.first_row)
-    assert (small.tokens_per_column, small.rows_per_pixel) == (again.tokens_per_column, again.rows_per_pixel)
-    assert global_picture(maps_of(small_case(global_positions=()))[0]).shrunk(columns, rows).shades.shape[0] == 0
-
-
 def test_a_picture_is_a_png() -> None:
     image = pytest.importorskip("PIL.Image")
     from io import BytesIO

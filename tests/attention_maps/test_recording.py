@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from pathlib import Path
@@ -20,15 +21,18 @@ from longformer_plus import (
 from longformer_plus.attention_maps import (
     AttentionMaps,
     DocumentMaps,
+    Units,
     Words,
     attention_maps,
     by_character,
     for_bertviz,
     gradient_times_input,
     record,
+    show,
     to_html,
     to_numpy,
     to_pandas,
+    unit_attention,
 )
 
 from ..cases import small_config, spread
@@ -230,3 +234,34 @@ def test_export_to_html_holds_everything_and_runs_nothing_of_the_text(document: 
     row = document.maps.mean(0, None, 9)[0]
     assert data["weights"][9] == pytest.approx(row.sort(descending=True).values[:12].tolist(), abs=1e-5)
     assert row[data["links"][9][0]] == pytest.approx(data["weights"][9][0], abs=1e-5)
+
+
+def test_a_question_and_a_passage_are_two_parts_of_one_document(
+    model: nn.Module, tokenizer: LongformerPlusTokenizer
+) -> None:
+    pair = attention_maps(model, tokenizer, "Whose ship?", second_text=TEXT, global_attention="cls", bits=32)
+    assert pair.text == f"Whose ship?\n\n{TEXT}"
+    encoding = tokenizer("Whose ship?", TEXT, return_tensors="pt")
+    assert pair.parts == [-1 if part is None else part for part in encoding.sequence_ids(0)]
+    question = [token for token, part in zip(pair.tokens, pair.parts, strict=True) if part == 0]
+    assert "".join(question).replace(" ", "") == "Whoseship?"
+    # From the question to the passage, and back.
+    flow = unit_attention(pair.maps, Units.of(pair.parts))
+    dense, parts = pair.maps.mean(), torch.tensor(pair.parts)
+    units = [pair.parts[start] for start, _ in Units.of(pair.parts).spans]
+    for one, other in ((0, 1), (1, 0)):
+        expected = dense[parts == one][:, parts == other].sum(1).mean()
+        assert float(flow[units.index(one), units.index(other)]) == pytest.approx(float(expected), abs=1e-6)
+    with pytest.raises(ValueError, match="text is empty"):
+        attention_maps(model, tokenizer, "Whose?", second_text=" ")
+
+
+def test_a_notebook_shows_the_page_in_a_frame_of_its_own(document: DocumentMaps) -> None:
+    shown = show(document, layers=0, height=500)._repr_html_()
+    assert shown.count("<iframe") == shown.count("</iframe>") == 1
+    assert "500px" in shown
+    frame = re.search(r'srcdoc="([^"]*)"', shown)
+    assert frame is not None
+    assert html.unescape(frame[1]) == to_html(document, layers=0)
+    with pytest.raises(ValueError, match="height=0"):
+        show(document, height=0)

@@ -70,7 +70,12 @@ class Page:
         return self.one(f'#{viewer} [data-part="{part}"]').text
 
     def tab(self, name: str) -> None:
-        next(tab for tab in self.all("button[role=tab]") if tab.text == name).click()
+        """Open a tab; on a phone most of them are in a menu."""
+        tabs = [tab for tab in self.all("button[role=tab]") if tab.text == name]
+        if not tabs:
+            self.one(".overflow-menu > button").click()
+            tabs = [tab for tab in self.all(".overflow-dropdown button") if tab.text == name]
+        tabs[0].click()
 
     def choose(self, part: str, value: str) -> None:
         """Choose an option of a box in the tab Attention."""

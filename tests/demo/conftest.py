@@ -10,9 +10,11 @@ import pytest
 
 pytest.importorskip("gradio")
 
-from longformer_plus.demo.analysis import AnalysedDocument
+import gradio as gr
+
 from longformer_plus.demo.app import build
 from longformer_plus.demo.checkpoints import Checkpoints
+from longformer_plus.demo.documents import AnalysedDocument
 from longformer_plus.demo.serving import launch_options
 from longformer_plus.demo.store import VisitorStore
 
@@ -34,12 +36,19 @@ def uploads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="package")
-def url(task_checkpoints: dict[str, Path], store: VisitorStore[AnalysedDocument], uploads: Path) -> Iterator[str]:
+def served(
+    task_checkpoints: dict[str, Path], store: VisitorStore[AnalysedDocument], uploads: Path
+) -> Iterator[gr.Blocks]:
     by_task = {task.replace("-", "_"): str(folder) for task, folder in task_checkpoints.items()}
     app = build(Checkpoints.find(str(task_checkpoints["fill-mask"]), **by_task), store)
-    _, address, _ = app.launch(**launch_options("127.0.0.1", None), prevent_thread_lock=True, quiet=True)
-    yield address
+    app.launch(**launch_options("127.0.0.1", None), prevent_thread_lock=True, quiet=True)
+    yield app
     app.close()
+
+
+@pytest.fixture(scope="package")
+def url(served: gr.Blocks) -> str:
+    return str(served.local_url)
 
 
 @pytest.fixture(scope="package")

@@ -12,9 +12,11 @@ import torch
 
 pytest.importorskip("gradio")
 
-from longformer_plus.demo.analysis import POLICIES, AnalysedDocument, Analyzer
-from longformer_plus.demo.checkpoints import Checkpoint
-from longformer_plus.demo.inputs import InputError
+from longformer_plus.attention_maps import contributions, unit_attention
+from longformer_plus.demo.analysis import Analyzer
+from longformer_plus.demo.checkpoints import Checkpoint, Checkpoints
+from longformer_plus.demo.documents import POLICIES, AnalysedDocument, Reader, Source
+from longformer_plus.demo.inputs import SAMPLES, InputError
 from longformer_plus.demo.store import VisitorStore
 from longformer_plus.demo.views import weights_view
 
@@ -23,7 +25,9 @@ TEXT = "The captain looked at the sea. The wind had blown for three days! <scrip
 
 @pytest.fixture
 def analyzer(task_checkpoints: dict[str, Path]) -> Analyzer:
-    return Analyzer(Checkpoint(str(task_checkpoints["fill-mask"])), VisitorStore[AnalysedDocument](10_000_000))
+    main, reader = (Checkpoint(str(task_checkpoints[task])) for task in ("fill-mask", "question-answering"))
+    checkpoints = Checkpoints(main, {"fill-mask": main, "question-answering": reader})
+    return Analyzer(Reader(checkpoints), VisitorStore[AnalysedDocument](10_000_000))
 
 
 def positions(packed: str) -> list[int]:
@@ -39,7 +43,7 @@ def test_weights_travel_as_bytes() -> None:
 
 
 def test_a_document_is_explored(analyzer: Analyzer) -> None:
-    view = analyzer.analyse("a", TEXT, "cls")
+    view = analyzer.analyse("a", Source(TEXT, "first token"))
     json.dumps(view)
     document = view["document"]
     assert document["text"] == TEXT[: positions(document["stops"])[-2]]
@@ -50,13 +54,14 @@ def test_a_document_is_explored(analyzer: Analyzer) -> None:
     kept = analyzer.store.get("a")
     assert kept is not None
     expected = kept.document.maps.links(9, "from", 1, 2)
-    assert answer["links"]["strongest"][0][:2] == [expected.strongest[0].position, expected.strongest[0].weight]
+    best = expected.strongest[0]
+    assert answer["links"]["strongest"][0] == [best.position, best.position, best.weight, best.is_global]
     assert len(base64.b64decode(answer["links"]["weights"]["codes"])) == document["numTokens"]
 
 
 @pytest.mark.parametrize(("layer", "head"), [(-1, -1), (0, 1)])
 def test_each_question_has_its_own_answer(layer: int, head: int, analyzer: Analyzer) -> None:
-    view = analyzer.analyse("a", TEXT, "cls")
+    view = analyzer.analyse("a", Source(TEXT, "first token"))
 
     def ask(what: str) -> dict[str, Any]:
         answer = analyzer.answer("a", {"ask": what, "token": 5, "layer": layer, "head": head})
@@ -64,7 +69,7 @@ def test_each_question_has_its_own_answer(layer: int, head: int, analyzer: Analy
         return answer
 
     weights = {}
-    for what in ("links", "rollout", "gradient", "layer"):
+    for what in ("links", "rollout", "gradient", "norm", "layer"):
         answer = ask(what)
         assert answer["kind"] == ("layer" if what == "layer" else "links")
         assert (answer["layer"], answer["head"]) == (layer, head)
@@ -72,7 +77,7 @@ def test_each_question_has_its_own_answer(layer: int, head: int, analyzer: Analy
         assert weights[what]["largest"] > 0
         assert len(base64.b64decode(weights[what]["codes"])) == view["document"]["numTokens"]
     assert weights["layer"] == weights["links"]
-    assert len({weights[what]["codes"] for what in ("links", "rollout", "gradient")}) == 3
+    assert len({weights[what]["codes"] for what in ("links", "rollout", "gradient", "norm")}) == 4
     page = ask("page")
     assert page["kind"] == "page"
     assert "<html" in page["page"]
@@ -81,7 +86,7 @@ def test_each_question_has_its_own_answer(layer: int, head: int, analyzer: Analy
 
 
 def test_pictures_are_as_fine_as_the_page_can_show(analyzer: Analyzer) -> None:
-    analyzer.analyse("a", TEXT, "cls")
+    analyzer.analyse("a", Source(TEXT, "first token"))
     for layer in (-1, 0):
         view = analyzer.answer("a", {"ask": "layer", "token": 5, "layer": layer, "columns": 30, "rows": 6})
         picture, tokens = view["band"], len(base64.b64decode(view["received"]["codes"]))
@@ -95,7 +100,7 @@ def test_pictures_are_as_fine_as_the_page_can_show(analyzer: Analyzer) -> None:
 
 
 def test_a_click_makes_a_token_global_and_local_again(analyzer: Analyzer) -> None:
-    analyzer.analyse("a", TEXT, "none")
+    analyzer.analyse("a", Source(TEXT, "none"))
     assert analyzer.answer("a", {"ask": "global", "token": 7})["document"]["globals"] == [7]
     view = analyzer.answer("a", {"ask": "global", "token": 3})
     assert view["document"]["globals"] == [3, 7]
@@ -107,30 +112,32 @@ def test_a_click_makes_a_token_global_and_local_again(analyzer: Analyzer) -> Non
 def test_policies_choose_tokens(analyzer: Analyzer) -> None:
     chosen = {}
     for name in POLICIES:
-        view = analyzer.analyse("a", TEXT, analyzer.policy(name))["document"]
+        if name == "question":
+            continue
+        view = analyzer.analyse("a", Source(TEXT, name))["document"]
         starts, stops = positions(view["starts"]), positions(view["stops"])
         chosen[name] = [view["text"][starts[place] : stops[place]] for place in view["globals"]]
     assert chosen["first token"] == [""]
     assert chosen["none"] == []
     assert set(chosen["full stops"]) == {".", "!", "?"}
     with pytest.raises(InputError, match="no such choice"):
-        analyzer.policy("all")
+        analyzer.analyse("a", Source(TEXT, "all"))
 
 
 def test_too_many_global_tokens_are_refused_before_the_model_runs(
     analyzer: Analyzer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("longformer_plus.demo.analysis.MOST_GLOBAL_TOKENS", 10)
-    monkeypatch.setattr("longformer_plus.demo.analysis.attention_maps", lambda *_, **__: pytest.fail("it ran"))
+    monkeypatch.setattr("longformer_plus.demo.documents.MOST_GLOBAL_TOKENS", 10)
+    monkeypatch.setattr("longformer_plus.demo.documents.attention_maps", lambda *_, **__: pytest.fail("it ran"))
     with pytest.raises(InputError, match=r"99 tokens would attend globally; at most 10"):
-        analyzer.analyse("a", "a. " * 99, analyzer.policy("full stops"))
+        analyzer.analyse("a", Source("a. " * 99))
 
 
 def test_long_documents_are_cut_with_a_word_about_it(analyzer: Analyzer) -> None:
-    view = analyzer.analyse("a", TEXT * 5)
+    view = analyzer.analyse("a", Source(TEXT * 5))
     assert view["document"]["numTokens"] == 200
     assert "first 200 tokens" in view["cut"]
-    assert analyzer.analyse("a", "Short.")["cut"] == ""
+    assert analyzer.analyse("a", Source("Short."))["cut"] == ""
 
 
 @pytest.mark.parametrize(
@@ -149,17 +156,21 @@ def test_long_documents_are_cut_with_a_word_about_it(analyzer: Analyzer) -> None
         {"ask": "links", "token": 1, "direction": "up"},
         {"ask": "layer", "token": 1, "columns": 0},
         {"ask": "layer", "token": 1, "rows": "many"},
+        {"ask": "links", "token": 5, "last": 4},
+        {"ask": "links", "token": 5, "last": 10**9},
+        {"ask": "layer", "token": 5, "unit": "page"},
+        {"ask": "layer", "token": 5, "unit": "part"},
     ],
 )
 def test_questions_that_make_no_sense_are_refused(analyzer: Analyzer, question: Any) -> None:
-    analyzer.analyse("a", TEXT)
+    analyzer.analyse("a", Source(TEXT))
     with pytest.raises(InputError, match="Reload"):
         analyzer.answer("a", question)
 
 
 def test_visitors_see_their_own_document(analyzer: Analyzer) -> None:
-    analyzer.analyse("a", "A short text of a.")
-    analyzer.analyse("b", "Another text, which is that of b, and longer.")
+    analyzer.analyse("a", Source("A short text of a."))
+    analyzer.analyse("b", Source("Another text, which is that of b, and longer."))
     a, b = (analyzer.answer(name, {"ask": "page"})["page"] for name in "ab")
     assert "text of a" in a
     assert "that of b" not in a
@@ -168,19 +179,26 @@ def test_visitors_see_their_own_document(analyzer: Analyzer) -> None:
 
 
 def test_what_is_no_longer_kept_is_analysed_again(analyzer: Analyzer) -> None:
-    before = analyzer.analyse("a", TEXT, "none")
+    before = analyzer.analyse("a", Source(TEXT, "none"))
     analyzer.store.free("a")
     text = before["document"]["text"]
-    assert analyzer.answer("a", {"ask": "restore", "text": text, "globals": [3, 9]})["document"]["globals"] == [3, 9]
+    assert analyzer.answer("a", {"ask": "restore", "text": text, "policy": "chosen", "globals": [3, 9]})["document"][
+        "globals"
+    ] == [3, 9]
     assert analyzer.answer("a", {"ask": "links", "token": 1})["kind"] == "links"
     for wrong in ({"text": text}, {"text": text, "globals": [10**6]}, {"text": text, "globals": ["<b>"]}, {}):
         with pytest.raises(InputError):
-            analyzer.answer("a", {"ask": "restore", **wrong})
+            analyzer.answer("a", {"ask": "restore", "policy": "chosen", **wrong})
+    name = next(iter(SAMPLES))
+    view = analyzer.answer("a", {"ask": "restore", "sample": name, "policy": "none"})
+    assert (view["source"]["sample"], view["document"]["globals"]) == (name, [])
+    with pytest.raises(InputError, match="no such sample"):
+        analyzer.answer("a", {"ask": "restore", "sample": "/etc/passwd", "policy": "none"})
 
 
 def test_the_page_opens_on_a_sample_that_is_analysed_once(analyzer: Analyzer, monkeypatch: pytest.MonkeyPatch) -> None:
     view = analyzer.open("a")
-    monkeypatch.setattr("longformer_plus.demo.analysis.attention_maps", lambda *_, **__: pytest.fail("it ran again"))
+    monkeypatch.setattr("longformer_plus.demo.documents.attention_maps", lambda *_, **__: pytest.fail("it ran again"))
     assert analyzer.open("b") == view
     document = view["document"]
     starts, stops = positions(document["starts"]), positions(document["stops"])
@@ -192,7 +210,7 @@ def test_the_page_opens_on_a_sample_that_is_analysed_once(analyzer: Analyzer, mo
 
 
 def test_heads_have_small_pictures_on_one_scale(analyzer: Analyzer) -> None:
-    analyzer.analyse("a", TEXT)
+    analyzer.analyse("a", Source(TEXT))
     view = analyzer.answer("a", {"ask": "heads"})
     kept = analyzer.store.get("a")
     assert kept is not None
@@ -206,7 +224,7 @@ def test_heads_have_small_pictures_on_one_scale(analyzer: Analyzer) -> None:
 
 
 def test_the_weight_on_itself_is_shown_only_when_asked_for(analyzer: Analyzer) -> None:
-    analyzer.analyse("a", TEXT, "none")
+    analyzer.analyse("a", Source(TEXT, "none"))
     for layer in (-1, 0):
         question = {"ask": "layer", "token": 5, "layer": layer}
         bands = [analyzer.answer("a", {**question, "withSelf": shown})["band"] for shown in (False, True)]
@@ -220,4 +238,79 @@ def test_the_weight_on_itself_is_shown_only_when_asked_for(analyzer: Analyzer) -
 def test_a_document_too_large_for_the_store_gets_a_message(analyzer: Analyzer) -> None:
     analyzer.store = VisitorStore(100)
     with pytest.raises(InputError, match="more memory than there is"):
-        analyzer.analyse("a", TEXT)
+        analyzer.analyse("a", Source(TEXT))
+
+
+@pytest.mark.parametrize("direction", ["to", "from"])
+def test_a_sentence_is_answered_by_sentences(analyzer: Analyzer, direction: str) -> None:
+    analyzer.analyse("a", Source(TEXT))
+    kept = analyzer.store.get("a")
+    assert kept is not None
+    units = kept.units["sentence"]
+    first, stop = units.spans[3]
+    question = {
+        "ask": "layer",
+        "token": first,
+        "last": stop - 1,
+        "unit": "sentence",
+        "layer": 1,
+        "direction": direction,
+    }
+    answer = analyzer.answer("a", question)
+    json.dumps(answer, allow_nan=False)
+    table = unit_attention(kept.document.maps, units, 1)
+    expected = table[3] if direction == "to" else table[:, 3]
+    for start, last, weight, _ in answer["links"]["strongest"]:
+        assert weight == pytest.approx(float(expected[units.spans.index((start, last + 1))]), abs=1e-4)
+    # What stays inside is told apart, unless it is asked for.
+    assert first not in [start for start, *_ in answer["links"]["strongest"]]
+    assert answer["links"]["own"] > 0
+    assert len(answer["flow"]["starts"]) == len(units)
+    assert answer["flow"]["weights"]["largest"] == pytest.approx(float(table.fill_diagonal_(0).max()), abs=1e-4)
+    assert first in [start for start, *_ in analyzer.answer("a", {**question, "withSelf": True})["links"]["strongest"]]
+
+
+def test_a_question_and_a_passage_are_read_by_a_model_of_choice(analyzer: Analyzer) -> None:
+    model = list(analyzer.reader.models)[1]
+    view = analyzer.analyse("a", Source(TEXT, "question", "Who looked at the sea?", model))
+    assert view["model"] == model
+    assert not view["hasLens"]
+    kept = analyzer.store.get("a")
+    assert kept is not None
+    parts = kept.units["part"].spans
+    assert view["document"]["globals"] == list(range(parts[1][1]))
+    question = {"token": parts[1][0], "last": parts[1][1] - 1, "unit": "part"}
+    strongest = analyzer.answer("a", {"ask": "links", **question})["links"]["strongest"]
+    flow = unit_attention(kept.document.maps, kept.units["part"])
+    passage = next(row for row in strongest if row[0] == parts[4][0])
+    assert passage[2] == pytest.approx(float(flow[1, 4]), abs=1e-3)
+    for wrong in (Source(TEXT, "question"), Source(TEXT, "none", "Who? " * 300), Source(TEXT, "none", "", "other")):
+        with pytest.raises(InputError):
+            analyzer.analyse("a", wrong)
+
+
+def test_the_lens_shows_words_by_layer(analyzer: Analyzer) -> None:
+    analyzer.analyse("a", Source(TEXT))
+    shown, hidden = (analyzer.answer("a", {"ask": "lens", "token": 4, "masked": masked}) for masked in (False, True))
+    assert shown["rows"][0] != hidden["rows"][0]
+    kept = analyzer.store.get("a")
+    assert kept is not None
+    layers = kept.document.maps.num_layers
+    assert [len(view["rows"]) for view in (shown, hidden)] == [layers + 1] * 2
+    analyzer.analyse("a", Source(TEXT, "none", "", list(analyzer.reader.models)[1]))
+    with pytest.raises(InputError, match="says no words"):
+        analyzer.answer("a", {"ask": "lens", "token": 4})
+
+
+def test_norms_of_long_selections_are_refused(analyzer: Analyzer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("longformer_plus.demo.analysis.MOST_CONTRIBUTING", 20)
+    analyzer.analyse("a", Source(TEXT))
+    kept = analyzer.store.get("a")
+    assert kept is not None
+    answer = analyzer.answer("a", {"ask": "norm", "token": 2, "last": 21, "layer": 1, "head": 2})
+    expected = (
+        contributions(kept.document.maps, 1, 2, rows=slice(2, 22)).mean(0).index_fill(0, torch.arange(2, 22), 0.0)
+    )
+    assert answer["links"]["weights"]["largest"] == pytest.approx(float(expected.max()), abs=1e-6)
+    with pytest.raises(InputError, match="at most 20 tokens"):
+        analyzer.answer("a", {"ask": "norm", "token": 2, "last": 22})

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from longformer_plus.demo.analysis import AnalysedDocument
+from longformer_plus.demo.documents import AnalysedDocument
+from longformer_plus.demo.serving import MOST_SESSIONS
 from longformer_plus.demo.store import VisitorStore
 
 TEXT = (
@@ -79,8 +80,8 @@ def test_wrong_arguments_of_the_api_get_a_message(url: str, arguments: dict[str,
 def test_bad_texts_get_a_message_and_the_app_lives_on(url: str, text: str) -> None:
     client = client_of(url)
     with pytest.raises(Exception, match=r"empty|5,000,000|long"):
-        client.predict(text, "none", api_name="/attention")
-    assert client.predict("Still alive.", "none", api_name="/attention")["document"]["numTokens"]
+        client.predict(text, "none", "", None, api_name="/attention")
+    assert client.predict("Still alive.", "none", "", None, api_name="/attention")["document"]["numTokens"]
 
 
 def test_files_of_the_server_cannot_be_read(url: str) -> None:
@@ -89,12 +90,14 @@ def test_files_of_the_server_cannot_be_read(url: str) -> None:
             urllib.request.urlopen(f"{url}gradio_api/file={path}")
 
 
-def test_twenty_visitors_at_once_get_their_own_documents(url: str, store: VisitorStore[AnalysedDocument]) -> None:
+def test_twenty_visitors_at_once_get_their_own_documents(
+    url: str, store: VisitorStore[AnalysedDocument], served: Any
+) -> None:
     def visit(number: int) -> bool:
         client = client_of(url)
-        for turn in range(3):
+        for turn in range(2):
             text = f"Visitor {number} writes this in turn {turn}. " * (number + 1)
-            view = client.predict(text, "first token", api_name="/attention")
+            view = client.predict(text, "first token", "", None, api_name="/attention")
             if not view["document"]["text"].startswith(f"Visitor {number} writes this in turn {turn}."):
                 return False
         return True
@@ -102,6 +105,8 @@ def test_twenty_visitors_at_once_get_their_own_documents(url: str, store: Visito
     with ThreadPoolExecutor(20) as pool:
         assert all(pool.map(visit, range(20)))
     assert store.num_bytes <= store.max_bytes
+    # What gradio itself keeps of a session is megabytes.
+    assert len(served.state_holder.session_data) <= MOST_SESSIONS
 
 
 @pytest.mark.slow
@@ -109,7 +114,7 @@ def test_memory_stays_as_it_is_over_200_requests(url: str) -> None:
     psutil = pytest.importorskip("psutil")
     client, held = client_of(url), []
     for request in range(250):
-        client.predict(TEXT, "first token", api_name="/attention")
+        client.predict(TEXT, "first token", "", None, api_name="/attention")
         if request >= 50:
             held.append(psutil.Process().memory_info().rss)
     assert sum(held[-20:]) / 20 < sum(held[:20]) / 20 + 20e6

@@ -5,10 +5,15 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
+from transformers import AutoTokenizer
 
-from longformer_plus.demo.analysis import AnalysedDocument, Analyzer
+from longformer_plus import LongformerPlusModel
+from longformer_plus.attention_maps import attention_maps, show
+from longformer_plus.demo.analysis import Analyzer
+from longformer_plus.demo.documents import AnalysedDocument
 from longformer_plus.demo.store import VisitorStore
 
 from .browsing import Page
@@ -136,12 +141,12 @@ def test_the_last_key_decides_however_late_answers_come(page: Page, monkeypatch:
     answer = Analyzer.answer
 
     def late(self: Analyzer, visitor: str, sent: Any, address: str) -> dict[str, Any]:
-        time.sleep(0.5 if sent["token"] % 3 == 0 else 0.0)
+        time.sleep(0.3 if sent["token"] % 3 == 0 else 0.0)
         return answer(self, visitor, sent, address)
 
     monkeypatch.setattr(Analyzer, "answer", late)
     page.one('#attention [data-part="text"]').send_keys("\ue014" * 12)
-    time.sleep(2.5)
+    time.sleep(1.6)
     assert "at 13" in page.text("title")
     assert page.one("#attention .text .chosen").get_attribute("data-place") == "13"
 
@@ -166,6 +171,7 @@ def test_the_page_opens_on_a_sample_with_a_word_chosen(page: Page) -> None:
     assert len(page.all("#attention .text .global")) > 1
     assert [tab.text for tab in page.all("button[role=tab]") if tab.text] == [
         "Attention",
+        "Compare",
         "Ask",
         "Classify",
         "Tag",
@@ -238,3 +244,105 @@ def test_a_document_that_the_server_lost_is_analysed_again(page: Page, store: Vi
     assert not button.is_displayed()
     page.until_shown("attention", page.token(9).click)
     assert "at 9" in page.text("title")
+
+
+def test_sentences_phrases_and_what_the_model_would_say(page: Page) -> None:
+    page.paste(TEXT)
+    page.until_shown("attention", page.one("#analyse").click)
+    page.choose("unit", "sentence")
+    page.until_shown("attention", page.token(9).click)
+    assert "stays inside" in page.text("shares")
+    assert page.one('#attention [data-part="flow"]').is_displayed()
+    chosen = "".join(one.text for one in page.all("#attention .text .chosen"))
+    assert chosen.endswith(".")
+    assert " at 1 to " in page.text("title")
+    # The next key goes to the next sentence.
+    page.until_shown("attention", lambda: page.one('#attention [data-part="text"]').send_keys("\ue014"))
+    assert len(page.all("#attention .text .chosen.first")) == 1
+    assert " at 1 to " not in page.text("title")
+    page.choose("unit", "token")
+    page.until_shown("attention", page.token(3).click)
+    from selenium.webdriver import ActionChains, Keys
+
+    extend = ActionChains(page.browser).key_down(Keys.SHIFT).click(page.token(6)).key_up(Keys.SHIFT)
+    page.until_shown("attention", extend.perform)
+    assert " at 3 to 6" in page.text("title")
+    assert not page.one('#attention [data-part="lens-box"]').is_displayed()
+    page.until_shown("attention", page.token(4).click)
+    page.browser.execute_script("document.querySelector('#attention details').open = true")
+    page.wait(lambda: page.all('#attention [data-part="lens"] tr'))
+    assert "the answer" in page.text("lens")
+
+
+def test_a_shared_link_opens_the_same_view(page: Page) -> None:
+    page.until_shown("attention", lambda: page.choose("head", "1"))
+    page.until_shown("attention", lambda: page.choose("unit", "sentence"))
+    page.until_shown("attention", lambda: page.choose("direction", "from"))
+    page.until_shown("attention", lambda: page.choose("measure", "norm"))
+    address, title = page.browser.current_url, page.text("title")
+    other = Page(page.browser, address)
+    other.wait(lambda: other.text("title") == title and "norm of what it carries" in other.text("shares"))
+    assert other.browser.current_url == address
+    chosen = {name: other.one(f'#attention [data-part="{name}"]').get_attribute("value") for name in ("head", "unit")}
+    assert chosen == {"head": "1", "unit": "sentence"}
+
+
+def test_pictures_are_saved_with_axes_and_legend(page: Page) -> None:
+    page.until_shown("attention", lambda: page.choose("unit", "paragraph"))
+    page.browser.execute_script(
+        "window.saved = []; URL.createObjectURL = (blob) => { window.saved.push(blob); return '#'; };"
+    )
+    for name in ("map", "band", "global", "flow"):
+        for kind in ("svg", "png"):
+            page.browser.execute_script(
+                f'document.querySelector(\'#attention [data-save="{name}"][data-type="{kind}"]\').click()'
+            )
+    page.wait(lambda: page.browser.execute_script("return window.saved.length") == 8)
+    found = page.browser.execute_async_script(
+        "const done = arguments[0];"
+        "Promise.all(window.saved.map((blob) => blob.type.includes('svg') ? blob.text() : createImageBitmap(blob)"
+        ".then((picture) => picture.width))).then(done)"
+    )
+    sheets = [ElementTree.fromstring(one) for one in found if isinstance(one, str)]
+    assert len(sheets) == 4
+    for sheet in sheets:
+        words = [one.text for one in sheet.iter("{http://www.w3.org/2000/svg}text")]
+        assert "position in the document, in tokens" in words
+        assert "0" in words
+        assert any("weight" in word or "window" in word for word in words if word)
+    assert all(one > 1000 for one in found if not isinstance(one, str))
+
+
+def test_two_models_and_an_edit_are_compared(page: Page) -> None:
+    page.paste(TEXT)
+    page.tab("Compare")
+    page.wait(lambda: page.all("#compare-text textarea"))
+    page.type("#compare-text textarea", TEXT.replace("\n", " ").replace("captain", "old sailor", 1)[:200])
+    page.until_shown("compare-shown", page.one("#compare-run").click)
+    assert page.all("#compare-shown .text .edited")
+    left = page.one('#compare-shown [data-part="text-0"] [data-place="9"]')
+    page.until_shown("compare-shown", left.click)
+    assert "at 9" in page.text("apart", "compare-shown")
+    assert [len(page.all(f'#compare-shown [data-part="text-{side}"] .chosen')) for side in (0, 1)] == [1, 1]
+    page.until_shown("compare-shown", page.one('#compare-shown [data-part="changes"]').click)
+    page.until_shown("compare-shown", page.all("#compare-shown .grid td button")[4].click)
+    heads = [page.one(f'#compare-shown [data-part="head-{side}"]').get_attribute("value") for side in (0, 1)]
+    assert heads == ["1", "1"]
+
+
+def test_a_notebook_shows_a_document(browser: Any, task_checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    folder = str(task_checkpoints["fill-mask"])
+    model, tokenizer = LongformerPlusModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    shown = show(attention_maps(model, tokenizer, SCRIPT), layers=0)
+    (tmp_path / "notebook.html").write_text(
+        f"<!DOCTYPE html><title>Cell</title>{shown._repr_html_()}", encoding="utf-8"
+    )
+    browser.get((tmp_path / "notebook.html").as_uri())
+    browser.switch_to.frame(browser.find_element("tag name", "iframe"))
+    try:
+        browser.find_element("css selector", '[data-place="4"]').click()
+        assert "at 4" in browser.find_element("id", "links").text
+        assert browser.execute_script("return window.harmed") is None
+    finally:
+        browser.switch_to.default_content()
+    assert browser.execute_script("return window.harmed") is None

@@ -1,4 +1,4 @@
-"""Takes the demo's screenshots that README shows: `python -m tests.tools.demo_screenshots docs/results/demo`."""
+"""Takes the screenshots of the documentation: `python -m tests.tools.demo_screenshots docs/results/demo`."""
 
 from __future__ import annotations
 
@@ -38,8 +38,24 @@ def choose(page: Page, layer: int, head: int) -> None:
     )
 
 
+def show_sentences(page: Page) -> None:
+    """The attention between sentences, averaged over layers and heads, and of the sentence in the middle."""
+    page.choose("layer", "-1")
+    page.until_shown("attention", lambda: page.choose("head", "-1"))
+    page.until_shown("attention", lambda: page.choose("unit", "sentence"))
+
+
+def compare(page: Page) -> None:
+    """The first model beside the last one, and all heads by how differently they attend."""
+    page.tab("Compare")
+    page.wait(lambda: page.all("#compare-run"))
+    page.until_shown("compare-shown", page.one("#compare-run").click, 120)
+    page.until_shown("compare-shown", page.one('#compare-shown [data-part="changes"]').click)
+    page.browser.execute_script("document.activeElement.blur(); window.scrollTo(0, 0)")
+
+
 def main() -> None:
-    """Explore in light, dark and on a phone, and the pattern."""
+    """The tab Attention in light, dark and on a phone, sentences, two models, and the pattern."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", help="by default the one of the package")
     parser.add_argument("folder", type=Path)
@@ -50,8 +66,8 @@ def main() -> None:
     app = build(Checkpoints.find(options.model))
     _, url, _ = app.launch(**launch_options("127.0.0.1", None), prevent_thread_lock=True, quiet=True)
     for name, size, theme in (
-        ("attention", (1280, 1500, False), "light"),
-        ("attention_dark", (1280, 1500, False), "dark"),
+        ("attention", (1280, 1600, False), "light"),
+        ("attention_dark", (1280, 1600, False), "dark"),
         ("attention_phone", (390, 2600, True), "light"),
     ):
         found = browser(*size)
@@ -59,6 +75,10 @@ def main() -> None:
         choose(page, options.layer, options.head)
         found.save_screenshot(str(options.folder / f"{name}.png"))
         if name == "attention":
+            show_sentences(page)
+            found.save_screenshot(str(options.folder / "sentences.png"))
+            compare(page)
+            found.save_screenshot(str(options.folder / "compare.png"))
             page.tab("Pattern")
             page.wait(lambda page=page: "of 48" in page.text("explained", "pattern"))  # type: ignore[misc]
             found.save_screenshot(str(options.folder / "pattern.png"))
