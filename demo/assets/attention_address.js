@@ -29,7 +29,10 @@ function addressOf() {
 
 function keepAddress(kind) {
   if (kind === "document" && documentNumber === 1 && openAddress()) return;
-  if (kind === "document" && pending && fitsAddress()) { applyAddress(); return; }
+  if (kind === "document" && pending) {
+    if (fitsAddress()) { applyAddress(); return; }
+    pending = null;
+  }
   if (kind === "layer" && pending?.measure) {
     $("measure").value = state.measure = pending.measure;
     pending = null;

@@ -76,6 +76,10 @@ def test_stretches_give_and_get_what_their_dense_rows_and_columns_do(case: Case,
     dense = weights[:, maps.choose_heads(heads)].mean((0, 1))
     torch.testing.assert_close(maps.given_by(places, None, heads), dense[places].mean(0), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(maps.given_to(places, None, heads), dense[:, places].sum(1), atol=1e-5, rtol=1e-4)
+    compact, _ = maps_of(case, layers=2, bits=8)
+    largest = float(weights.max()) / 255 * len(places)
+    torch.testing.assert_close(compact.given_to(places, None, heads), dense[:, places].sum(1), atol=largest, rtol=0)
+    torch.testing.assert_close(compact.given_by(places, None, heads), dense[places].mean(0), atol=largest, rtol=0)
 
 
 @PROFILE
