@@ -44,13 +44,16 @@ def prepare(plan: TrainingPlan, tokenizer: PreTrainedTokenizerBase, max_length: 
     train = _read(plan, task, plan.train, plan.max_train_rows)
     evaluation = _read(plan, task, plan.evaluation, plan.max_eval_rows)
     names = task.class_names(train) if task.class_names is not None else []
+    config = task.configure(train, names) if task.configure is not None else {}
+    if evaluation and task.configure is not None and task.configure(evaluation, names) != config:
+        raise ValueError("Of training and evaluation data, one has a label for each row and the other lists of labels.")
     options = Preparation(max_length, names, plan.overlap, plan.unanswered_share, plan.seed)
     return TaskData(
         task.prepare(train, tokenizer, options),
         # Evaluation takes every stretch.
         task.prepare(evaluation, tokenizer, replace(options, unanswered_share=1.0)) if evaluation else None,
         names,
-        task.configure(train, names) if task.configure is not None else {},
+        config,
     )
 
 

@@ -114,7 +114,7 @@ def plain_losses(tokenizer_folder: str, tmp_path_factory: pytest.TempPathFactory
         {"workers": 1},
         {"precision": "bfloat16"},
         {"attn_implementation": "eager"},
-        {"accumulation": 3, "max_steps": None, "epochs": 1},
+        {"accumulation": 3, "max_steps": None, "epochs": 1, "max_length": None},
     ],
 )
 def test_ways_of_training(changes: dict[str, Any], make_plan: Any, plain_losses: list[float]) -> None:
