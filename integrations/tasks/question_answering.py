@@ -178,6 +178,7 @@ TASK = Task(
     shrink_logits=_best_edges,
     logits_dimensions=2,
     scorer=_scorer,
+    scores=("exact_match", "f1"),
     evaluate=_evaluate,
     evaluation="exact match and F1; baselines: the first sentence, the words likest to the question",
     predict=_predict,

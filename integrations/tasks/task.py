@@ -29,6 +29,9 @@ Scores = dict[str, dict[str, float]]
 # (what `shrink_logits` leaves of the logits, the labels) -> scores by name.
 Scorer = Callable[[Any, np.ndarray], dict[str, float]]
 
+# Of the scores of all tasks, and the loss.
+LOWER_IS_BETTER = frozenset({"loss", "mean_squared_error", "perplexity", "token_loss"})
+
 
 @dataclass(frozen=True)
 class Preparation:
@@ -90,6 +93,8 @@ class Task:
         check_input: raises a ValueError for a row that cannot be predicted on.
         check: raises a ValueError for a row that cannot be learned from or evaluated on.
         scorer: (the features that are evaluated, the classes by id) -> what scores them while training.
+        scores: the names of these scores.
+        scores_of_several: the same where a document has any number of classes.
         aliases: other names.
         label_names: the arguments of the model that hold what is learned.
         is_packed: whether it learns from text alone, in rows packed full of documents.
@@ -118,6 +123,8 @@ class Task:
     check_input: Check
     check: Check
     scorer: Callable[[Any, Sequence[str]], Scorer]
+    scores: tuple[str, ...]
+    scores_of_several: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     label_names: tuple[str, ...] = ("labels",)
     is_packed: bool = False

@@ -88,6 +88,7 @@ TASK = Task(
     configure=_configure,
     prepare=_prepare,
     scorer=_scorer,
+    scores=("mean_squared_error", "pearson", "spearman"),
     evaluate=_evaluate,
     evaluation="mean squared error and correlations; baselines, with --train: the mean, TF-IDF and ridge regression",
     predict=_predict,
