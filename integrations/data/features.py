@@ -9,21 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from longformer_plus.model.losses import IGNORED_LABEL
 
 from .sources import Record
 from .stretches import overlapping_spans
-
-logger = logging.get_logger(__name__)
 
 Feature = dict[str, Any]
 
@@ -36,11 +31,13 @@ class Prepared(Dataset):
         features: what the collator takes, one for each stretch.
         document_of: the document, by number, that each feature is of.
         summary: one line for people: how many there are, and what was lost.
+        weights: for each feature of a whole document, how many of its tokens no other one of the document counts.
     """
 
     features: Sequence[Feature]
     document_of: list[int]
     summary: str
+    weights: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.features)
@@ -68,7 +65,8 @@ def class_names(records: Sequence[Record], column: str) -> list[str]:
         raise ValueError(f"Some labels are numbers and some are names: {sorted(map(str, labels))}. Use one kind.")
     names = list(map(str, range(max(numbers) + 1))) if numbers else sorted(map(str, labels))
     if len(names) < 2:
-        raise ValueError(f"All rows have the label {names[0]!r}: there is nothing to learn. Give rows of two classes.")
+        found = f"All rows have the label {names[0]!r}" if names else "No row has a label"
+        raise ValueError(f"{found}: there is nothing to learn. Give rows of two classes.")
     return names
 
 
@@ -80,41 +78,61 @@ def _class_id(names: dict[str, int], label: str | int, record: Record) -> int:
 
 
 def prepare_classification(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, names: Sequence[str], max_length: int
+    records: Sequence[Record],
+    tokenizer: PreTrainedTokenizerBase,
+    names: Sequence[str],
+    max_length: int,
+    overlap: int = 128,
 ) -> Prepared:
-    """Features for sequence classification, one for each document, cut to `max_length` tokens.
+    """Features for sequence classification; see `prepare_documents`.
 
     Args:
         records: rows of `text` and `label`.
         names: the classes, by id.
 
     Raises:
-        ValueError: a row has another label than these; the message names its file and line.
+        ValueError: a row has another label than these, and the message names its file and line; or some rows have one
+            label and others a list of them.
     """
     ids = {name: index for index, name in enumerate(names)}
-    return prepare_documents(records, tokenizer, [_document_label(ids, record) for record in records], max_length)
+    if len({isinstance(record.row["label"], list) for record in records}) > 1:
+        raise ValueError("Some rows have a label and others a list of labels: give every row a list.")
+    labels = [_document_label(ids, record) for record in records]
+    return prepare_documents(records, tokenizer, labels, max_length, overlap)
 
 
 def prepare_documents(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, labels: Sequence[Any], max_length: int
+    records: Sequence[Record],
+    tokenizer: PreTrainedTokenizerBase,
+    labels: Sequence[Any],
+    max_length: int,
+    overlap: int = 128,
 ) -> Prepared:
-    """Features of one document and its label each, cut to `max_length` tokens.
+    """Features of whole documents of any length: stretches, each with the label of its document.
 
     Args:
         records: rows of `text`.
-        labels: what the model learns of each.
+        labels: what the model learns of each document.
+        max_length: tokens of a stretch, special ones included.
+        overlap: tokens that neighbouring stretches share; no more than half of a stretch.
     """
-    features, lost, total = [], 0, 0
-    for record, label in zip(records, labels, strict=True):
-        # Without truncation first: the summary says how much is lost.
-        tokens = _encode(tokenizer, record.row["text"])
-        kept = _with_special_tokens(tokenizer, tokens, max_length)
+    room = max_length - tokenizer.num_special_tokens_to_add()
+    features: list[Feature] = []
+    document_of, weights = [], []
+    total = beyond = 0
+    for number, (record, label) in enumerate(zip(records, labels, strict=True)):
+        tokens = encode_text(tokenizer, record.row["text"]).tolist()
         total += len(tokens)
-        lost += max(len(tokens) - max_length + tokenizer.num_special_tokens_to_add(), 0)
-        features.append({"input_ids": kept, "labels": label})
-    share = lost / max(total, 1)
-    summary = f"{len(features):,} documents of {total / len(features):,.0f} tokens; cutting loses {share:.1%} of these"
-    return Prepared(features, list(range(len(features))), summary)
+        beyond += max(len(tokens) - room, 0)
+        for start, stop, first, last in overlapping_spans(len(tokens), room, min(overlap, room // 2)):
+            features.append({"input_ids": _surround(tokenizer, tokens[start:stop]), "labels": label})
+            document_of.append(number)
+            weights.append(max(last - first, 1))
+    summary = (
+        f"{len(records):,} documents of {total / len(records):,.0f} tokens in {len(features):,} stretches; "
+        f"{beyond / max(total, 1):.1%} of the tokens lie beyond the first stretches, and would be lost if cut"
+    )
+    return Prepared(features, document_of, summary, weights)
 
 
 def _document_label(ids: dict[str, int], record: Record) -> int | list[float]:
@@ -189,219 +207,23 @@ def prepare_choices(records: Sequence[Record], tokenizer: PreTrainedTokenizerBas
         row = record.row
         parts = [" ".join(filter(None, (row.get("question"), choice))) for choice in row["choices"]]
         context = row.get("context") or ""
-        lengths = [len(_encode(tokenizer, part)) for part in parts]
+        lengths = [len(encode_text(tokenizer, part)) for part in parts]
         special = tokenizer.num_special_tokens_to_add(pair=True)
         if max(lengths) + special > max_length:
             raise ValueError(
                 f"{record.where}: question and choice have {max(lengths)} tokens; {max_length - special} fit."
             )
-        cut += len(_encode(tokenizer, context)) + max(lengths) + special > max_length
+        cut += len(encode_text(tokenizer, context)) + max(lengths) + special > max_length
         encoding = tokenizer([context] * len(parts), parts, truncation="only_first", max_length=max_length)
         features.append({"input_ids": encoding["input_ids"], "labels": row["label"]})
     summary = f"{len(features):,} questions; of {cut / max(len(features), 1):.1%} the context is cut"
     return Prepared(features, list(range(len(features))), summary)
 
 
-@dataclass(eq=False)
-class EncodedText:
-    """A text, encoded once for all questions about it.
-
-    Attributes:
-        text: the text.
-        ids: (tokens) without special ones.
-        offsets: (tokens, 2) the characters that each stands for.
-    """
-
-    text: str
-    ids: np.ndarray
-    offsets: np.ndarray
-
-    def find(self, start: int, stop: int) -> tuple[int, int]:
-        """The first and the last token of the characters from `start` up to, not including, `stop`."""
-        first = int(np.searchsorted(self.offsets[:, 1], start, side="right"))
-        last = int(np.searchsorted(self.offsets[:, 0], stop, side="left")) - 1
-        return first, max(first, last)
-
-
-@dataclass(frozen=True)
-class Span:
-    """Where a feature's stretch lies.
-
-    Attributes:
-        question: the number of the question.
-        start, stop: the tokens of the document that it holds.
-        prefix: tokens of the feature before them.
-    """
-
-    question: int
-    start: int
-    stop: int
-    prefix: int
-
-
-@dataclass
-class PreparedQuestions(Prepared):
-    """Features for question answering, put together when they are asked for.
-
-    Attributes:
-        records: the questions.
-        documents: the document of each question.
-        spans: where each feature's stretch lies.
-    """
-
-    records: Sequence[Record] = ()
-    documents: Sequence[EncodedText] = ()
-    spans: Sequence[Span] = ()
-
-
-@dataclass
-class _QuestionFeatures(Sequence):
-    """The features, of which only what differs is kept: a document is long, and has many questions."""
-
-    documents: Sequence[EncodedText]
-    questions: Sequence[np.ndarray]
-    frame: tuple[np.ndarray, np.ndarray, np.ndarray]
-    spans: list[Span] = field(default_factory=list)
-    answers: list[tuple[int, int]] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.spans)
-
-    def __getitem__(self, index: int) -> Feature:  # type: ignore[override]
-        span = self.spans[index]
-        before, between, after = self.frame
-        document = self.documents[span.question].ids[span.start : span.stop]
-        start, end = self.answers[index]
-        ids = np.concatenate([before, self.questions[span.question], between, document, after])
-        return {"input_ids": ids, "start_positions": start, "end_positions": end}
-
-
-def prepare_questions(
-    records: Sequence[Record],
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    overlap: int = 128,
-    max_question_length: int = 64,
-    unanswered_share: float = 1.0,
-    seed: int = 0,
-) -> PreparedQuestions:
-    """Features for question answering, with the answer anywhere in a document of any length.
-
-    A stretch that does not hold the whole answer has the answer at its first token, <s>: none here.
-
-    Args:
-        records: rows of `question`, `context` and `answers`, of which the first is learned.
-        max_length: tokens of a feature: special ones, the question and a stretch.
-        overlap: tokens that neighbouring stretches share; an answer that is longer may be lost.
-        max_question_length: tokens of a question; longer ones are cut.
-        unanswered_share: the share of the stretches without an answer that is kept, drawn at random.
-
-    Raises:
-        ValueError: there is no room for a stretch.
-    """
-    documents = _encode_documents([record.row["context"] for record in records], tokenizer)
-    encoded = [_encode(tokenizer, record.row["question"]) for record in records]
-    features = _QuestionFeatures(documents, [ids[:max_question_length] for ids in encoded], _frame(tokenizer))
-    random = np.random.default_rng(seed)
-    answered = lost = 0
-    for number, record in enumerate(records):
-        answer = _answer_tokens(record, documents[number])
-        was_found = False
-        for span in _question_spans(features, number, max_length, overlap):
-            is_here = answer is not None and span.start <= answer[0] and answer[1] < span.stop
-            if not is_here and random.random() >= unanswered_share:
-                continue
-            shift = span.prefix - span.start
-            features.spans.append(span)
-            features.answers.append((answer[0] + shift, answer[1] + shift) if answer and is_here else (0, 0))
-            was_found |= is_here
-        answered += answer is not None
-        lost += answer is not None and not was_found
-    cut = sum(len(ids) > max_question_length for ids in encoded)
-    summary = (
-        f"{len(records):,} questions on {len(set(map(id, documents))):,} documents in {len(features):,} stretches; "
-        f"{lost:,} of {answered:,} answers are lost ({lost / max(answered, 1):.1%}), {cut:,} questions are cut"
-    )
-    document_of = [span.question for span in features.spans]
-    return PreparedQuestions(features, document_of, summary, records, documents, features.spans)
-
-
-def join_paragraphs(records: Sequence[Record], by: str = "title") -> list[Record]:
-    """Questions about paragraphs -> the same questions about whole articles.
-
-    The paragraphs of all rows whose field `by` is the same are joined, each once, in order of their `paragraph`
-    numbers where they have them, and `answer_start` is moved.
-
-    Raises:
-        ValueError: a row has no such field; the message names file and line.
-    """
-    contexts: dict[Any, dict[str, Any]] = {}
-    for number, record in enumerate(records):
-        if by not in record.row:
-            raise ValueError(f"{record.where}: has no {by!r} to join paragraphs by.")
-        contexts.setdefault(record.row[by], {}).setdefault(record.row["context"], record.row.get("paragraph", number))
-    articles, starts = {}, {}
-    for title, paragraphs in contexts.items():
-        ordered = sorted(paragraphs, key=paragraphs.__getitem__)
-        articles[title] = "\n\n".join(ordered)
-        ends = np.cumsum([len(text) + 2 for text in ordered]).tolist()
-        starts[title] = dict(zip(ordered, [0, *ends[:-1]], strict=True))
-    joined = []
-    for record in records:
-        row, title = record.row, record.row[by]
-        moved = [start + starts[title][row["context"]] for start in row["answers"]["answer_start"]]
-        answers = {"text": row["answers"]["text"], "answer_start": moved}
-        joined.append(Record(record.where, {**row, "context": articles[title], "answers": answers}))
-    return joined
-
-
-def _encode_documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[EncodedText]:
-    known: dict[str, EncodedText] = {}
-    for text in texts:
-        if text not in known:
-            encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-            offsets = np.array(encoding["offset_mapping"], dtype=np.int32).reshape(-1, 2)
-            known[text] = EncodedText(text, np.array(encoding["input_ids"], dtype=np.int32), offsets)
-    return [known[text] for text in texts]
-
-
-def _answer_tokens(record: Record, document: EncodedText) -> tuple[int, int] | None:
-    """The first and the last token of the answer in its document; None where there is none."""
-    answers = record.row["answers"]
-    if not answers["text"]:
-        return None
-    start = answers["answer_start"][0]
-    return document.find(start, start + len(answers["text"][0]))
-
-
-def _question_spans(features: _QuestionFeatures, number: int, max_length: int, overlap: int) -> list[Span]:
-    before, between, after = features.frame
-    prefix = len(before) + len(features.questions[number]) + len(between)
-    room = max_length - prefix - len(after)
-    length = len(features.documents[number].ids)
-    return [Span(number, start, stop, prefix) for start, stop, _, _ in overlapping_spans(length, room, overlap)]
-
-
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> np.ndarray:
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> np.ndarray:
     """The ids of a text of any length, without special tokens."""
     return np.array(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int32)
 
 
-def _frame(tokenizer: PreTrainedTokenizerBase) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The special tokens before, between and after a pair."""
-    pair = tokenizer("a", "a")
-    sequences = pair.sequence_ids()
-    groups = [list(group) for _, group in groupby(range(len(sequences)), key=lambda place: sequences[place] is None)]
-    if len(groups) != 5:
-        raise ValueError("The tokenizer puts no special tokens before, between and after the parts of a pair.")
-    ids = np.array(pair["input_ids"], dtype=np.int32)
-    return ids[groups[0]], ids[groups[2]], ids[groups[4]]
-
-
 def _surround(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> np.ndarray:
     return np.array([tokenizer.cls_token_id, *ids, tokenizer.sep_token_id], dtype=np.int32)
-
-
-def _with_special_tokens(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray, max_length: int) -> torch.Tensor:
-    room = max_length - tokenizer.num_special_tokens_to_add()
-    return torch.from_numpy(_surround(tokenizer, ids[:room].tolist()))

@@ -12,6 +12,7 @@ from .reading import (
     classify_document,
     classify_documents,
     find_entities,
+    judge_stretches,
     tag_document,
     tag_documents,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "classify_documents",
     "fill_masks",
     "find_entities",
+    "judge_stretches",
     "register_pipeline",
     "tag_document",
     "tag_documents",

@@ -246,23 +246,34 @@ def classify_documents(
     def judge(stretch: Stretch, logits: dict[str, Tensor]) -> tuple[Tensor, int]:
         if "logits" not in logits or logits["logits"].shape != (len(labels),):
             raise TypeError(f"A {type(model).__name__} does not classify: load it for sequence classification.")
-        return _probabilities(logits["logits"], model.config.problem_type), stretch.own.stop - stretch.own.start
+        return logits["logits"], stretch.own.stop - stretch.own.start
 
     classifications = []
     for stretches in reader.read(documents, judge):
-        probabilities, weights = zip(*stretches, strict=True)
-        mean = torch.tensor(weights, dtype=torch.float32) @ torch.stack(probabilities) / sum(weights)
+        logits, weights = zip(*stretches, strict=True)
+        mean = judge_stretches(torch.stack(logits), torch.tensor(weights), model.config.problem_type)
         scores = {labels[index]: score for index, score in enumerate(mean.tolist())}
         label = max(scores, key=lambda name: scores[name])
         classifications.append(Classification(label, scores[label], scores))
     return classifications
 
 
-def _probabilities(logits: Tensor, problem_type: str | None) -> Tensor:
-    """(C,) -> (C,); values of a regression stay as they are."""
-    if problem_type == "regression" or (problem_type is None and len(logits) == 1):
-        return logits
-    return logits.sigmoid() if problem_type == "multi_label_classification" else logits.softmax(0)
+def judge_stretches(logits: Tensor, weights: Tensor, problem_type: str | None) -> Tensor:
+    """What a model says of a document, from what it says of its S stretches: the weighted mean.
+
+    Args:
+        logits: (S, C).
+        weights: (S,), such as how many tokens each counts.
+        problem_type: as in a configuration.
+
+    Returns:
+        (C,) probabilities, or the values of a regression.
+    """
+    if problem_type == "multi_label_classification":
+        logits = logits.sigmoid()
+    elif problem_type != "regression" and (problem_type is not None or logits.shape[1] > 1):
+        logits = logits.softmax(1)
+    return weights.to(logits.dtype) @ logits / weights.sum()
 
 
 def tag_document(

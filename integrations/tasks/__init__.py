@@ -9,7 +9,7 @@ A file whose module has a `TASK` is a task: nothing else names it. It imports wi
 from importlib import import_module
 from pkgutil import iter_modules
 
-from .task import HeldOut, Preparation, Scores, Task
+from .task import LOWER_IS_BETTER, HeldOut, Preparation, Scores, Task
 
 _modules = [import_module(f"{__name__}.{found.name}") for found in iter_modules(__path__)]
 TASKS: dict[str, Task] = {module.TASK.name: module.TASK for module in _modules if hasattr(module, "TASK")}
@@ -27,4 +27,4 @@ def task_named(name: str) -> Task:
     raise ValueError(f"task={name!r} is not allowed: it must be one of {', '.join(map(repr, TASKS))}.")
 
 
-__all__ = ["TASKS", "HeldOut", "Preparation", "Scores", "Task", "task_named"]
+__all__ = ["LOWER_IS_BETTER", "TASKS", "HeldOut", "Preparation", "Scores", "Task", "task_named"]

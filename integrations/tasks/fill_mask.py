@@ -182,6 +182,7 @@ TASK = Task(
     shrink_logits=likeliest_tokens,
     logits_dimensions=3,
     scorer=_scorer,
+    scores=("accuracy", "token_loss", "perplexity"),
     evaluate=_evaluate,
     evaluation="loss and accuracy of the same hidden tokens, read in pieces of each context's length",
     compares_contexts=True,

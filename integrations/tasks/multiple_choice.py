@@ -55,5 +55,6 @@ TASK = Task(
     check=_check,
     prepare=_prepare,
     scorer=_scorer,
+    scores=("accuracy", "f1"),
     modules_to_save=("pooler", "classifier"),
 )

@@ -19,7 +19,8 @@ from longformer_plus import LongformerPlusForQuestionAnswering
 
 from ..data.checks import list_of, require, text_of
 from ..data.collators import DataCollatorForLongformerQuestionAnswering
-from ..data.features import Prepared, PreparedQuestions, Span, join_paragraphs, prepare_questions
+from ..data.features import Prepared
+from ..data.question_features import PreparedQuestions, Span, join_paragraphs, prepare_questions
 from ..data.sources import Record, Row
 from ..long_documents import answer_questions
 from .task import HeldOut, Preparation, Scorer, Scores, Task
@@ -177,6 +178,7 @@ TASK = Task(
     shrink_logits=_best_edges,
     logits_dimensions=2,
     scorer=_scorer,
+    scores=("exact_match", "f1"),
     evaluate=_evaluate,
     evaluation="exact match and F1; baselines: the first sentence, the words likest to the question",
     predict=_predict,

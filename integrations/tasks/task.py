@@ -23,10 +23,14 @@ from longformer_plus.model.losses import IGNORED_LABEL
 from ..data.collators import DataCollatorForLongformer
 from ..data.features import Prepared
 from ..data.sources import Check, Record, Row
+from ..long_documents import judge_stretches
 
 Scores = dict[str, dict[str, float]]
 # (what `shrink_logits` leaves of the logits, the labels) -> scores by name.
 Scorer = Callable[[Any, np.ndarray], dict[str, float]]
+
+# Of the scores of all tasks, and the loss.
+LOWER_IS_BETTER = frozenset({"loss", "mean_squared_error", "perplexity", "token_loss"})
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,8 @@ class Task:
         check_input: raises a ValueError for a row that cannot be predicted on.
         check: raises a ValueError for a row that cannot be learned from or evaluated on.
         scorer: (the features that are evaluated, the classes by id) -> what scores them while training.
+        scores: the names of these scores.
+        scores_of_several: the same where a document has any number of classes.
         aliases: other names.
         label_names: the arguments of the model that hold what is learned.
         is_packed: whether it learns from text alone, in rows packed full of documents.
@@ -117,6 +123,8 @@ class Task:
     check_input: Check
     check: Check
     scorer: Callable[[Any, Sequence[str]], Scorer]
+    scores: tuple[str, ...]
+    scores_of_several: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     label_names: tuple[str, ...] = ("labels",)
     is_packed: bool = False
@@ -191,10 +199,29 @@ def score_tokens(predictions: tuple[np.ndarray, np.ndarray], labels: np.ndarray)
 
 
 def score_classes(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The scores of (B, C) logits against (B,) class ids, or (B, C) zeros and ones of several labels at once."""
-    from ..metrics import ClassificationMetric, MultiLabelMetric
+    """The scores of (B, C) logits against (B,) class ids."""
+    from ..metrics import ClassificationMetric
 
-    logits = np.asarray(logits)
-    if labels.ndim == 2:
-        return MultiLabelMetric().compute(predictions=(logits > 0).astype(int), references=labels.astype(int)) or {}
-    return ClassificationMetric().compute(predictions=logits.argmax(-1), references=labels) or {}
+    return ClassificationMetric().compute(predictions=np.asarray(logits).argmax(-1), references=labels) or {}
+
+
+def judge_documents(
+    prepared: Prepared, logits: np.ndarray, labels: np.ndarray, problem_type: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a model says of whole documents, and what is true of them, from those of their stretches.
+
+    Args:
+        prepared: the stretches, of `prepare_documents`.
+        logits: (B, C).
+        labels: (B,) or (B, C).
+        problem_type: as in a configuration.
+
+    Returns:
+        (D, C) probabilities, or values of a regression, and (D,) or (D, C) labels of the D documents.
+    """
+    judged: dict[int, list[int]] = {}
+    for place, document in enumerate(prepared.document_of):
+        judged.setdefault(document, []).append(place)
+    tensor, weights = torch.as_tensor(np.asarray(logits)).float(), torch.tensor(prepared.weights)
+    means = [judge_stretches(tensor[places], weights[places], problem_type) for places in judged.values()]
+    return torch.stack(means).numpy(), labels[[places[0] for places in judged.values()]]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TokenizersBackend
 
 from longformer_plus import LongformerPlusForSequenceClassification
@@ -15,7 +16,7 @@ from ..data.collators import DataCollatorForLongformerSequenceClassification
 from ..data.features import Prepared, class_names, prepare_classification
 from ..data.sources import Record, Row
 from ..long_documents import classify_documents
-from .task import HeldOut, Preparation, Scorer, Scores, Task, score_classes
+from .task import HeldOut, Preparation, Scorer, Scores, Task, judge_documents, score_classes
 
 _BASELINE = "TF-IDF + logistic regression"
 
@@ -52,11 +53,20 @@ def _have_several(records: Sequence[Record]) -> bool:
 
 
 def _prepare(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, options: Preparation) -> Prepared:
-    return prepare_classification(records, tokenizer, options.names, options.max_length)
+    return prepare_classification(records, tokenizer, options.names, options.max_length, options.overlap)
 
 
-def _scorer(prepared: Any, names: Sequence[str]) -> Scorer:
-    return score_classes
+def _scorer(prepared: Prepared, names: Sequence[str]) -> Scorer:
+    from ..metrics import MultiLabelMetric
+
+    def score(logits: Any, labels: np.ndarray) -> dict[str, float]:
+        if labels.ndim == 1:
+            return score_classes(*judge_documents(prepared, logits, labels, "single_label_classification"))
+        found, truths = judge_documents(prepared, logits, labels, "multi_label_classification")
+        decisions = (found > 0.5).astype(int)
+        return MultiLabelMetric().compute(predictions=decisions, references=truths.astype(int)) or {}
+
+    return score
 
 
 def _evaluate(model: PreTrainedModel, tokenizer: TokenizersBackend, held_out: HeldOut) -> Scores:
@@ -135,6 +145,8 @@ TASK = Task(
     configure=_configure,
     prepare=_prepare,
     scorer=_scorer,
+    scores=("accuracy", "f1"),
+    scores_of_several=("f1", "f1_macro", "exact_match"),
     evaluate=_evaluate,
     evaluation="accuracy and F1; baseline, with --train: TF-IDF and logistic regression",
     predict=_predict,

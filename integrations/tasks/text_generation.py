@@ -39,6 +39,7 @@ TASK = Task(
     # The tokenizer is saved with the model, for prompts that the model continues.
     tokenizer_options={"close_documents": False},
     scorer=_scorer,
+    scores=("accuracy", "token_loss", "perplexity"),
     shrink_logits=_shrink_logits,
     logits_dimensions=3,
     peft_type="CAUSAL_LM",

@@ -16,7 +16,7 @@ from ..data.collators import DataCollatorForLongformerSequenceClassification
 from ..data.features import Prepared, prepare_documents
 from ..data.sources import Record, Row
 from ..long_documents import classify_documents
-from .task import HeldOut, Preparation, Scorer, Scores, Task
+from .task import HeldOut, Preparation, Scorer, Scores, Task, judge_documents
 
 
 def _check(row: Row) -> None:
@@ -32,18 +32,19 @@ def _configure(records: Sequence[Record], names: Sequence[str]) -> dict[str, Any
 
 
 def _prepare(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, options: Preparation) -> Prepared:
-    return prepare_documents(records, tokenizer, _labels(records), options.max_length)
+    return prepare_documents(records, tokenizer, _labels(records), options.max_length, options.overlap)
 
 
 def _labels(records: Sequence[Record]) -> list[float]:
     return [float(record.row["label"]) for record in records]
 
 
-def _scorer(prepared: Any, names: Sequence[str]) -> Scorer:
+def _scorer(prepared: Prepared, names: Sequence[str]) -> Scorer:
     from ..metrics import RegressionMetric
 
     def score(logits: Any, labels: np.ndarray) -> dict[str, float]:
-        return RegressionMetric().compute(predictions=np.asarray(logits)[:, 0], references=labels) or {}
+        found, truths = judge_documents(prepared, logits, labels, "regression")
+        return RegressionMetric().compute(predictions=found[:, 0], references=truths) or {}
 
     return score
 
@@ -87,6 +88,7 @@ TASK = Task(
     configure=_configure,
     prepare=_prepare,
     scorer=_scorer,
+    scores=("mean_squared_error", "pearson", "spearman"),
     evaluate=_evaluate,
     evaluation="mean squared error and correlations; baselines, with --train: the mean, TF-IDF and ridge regression",
     predict=_predict,

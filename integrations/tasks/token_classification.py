@@ -133,6 +133,7 @@ TASK = Task(
     shrink_logits=_shrink_logits,
     logits_dimensions=3,
     scorer=_scorer,
+    scores=("precision", "recall", "f1", "accuracy"),
     evaluate=_evaluate,
     evaluation="F1 of entities; baseline, with --train: the commonest tag of each word",
     predict=_predict,

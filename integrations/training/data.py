@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..data.collators import DataCollatorForLongformer
@@ -14,6 +15,7 @@ from ..data.features import Prepared
 from ..data.packing import PackedDocuments, TextSource
 from ..data.sources import Record, read_records
 from ..tasks import Preparation, Task, task_named
+from .class_weights import balanced_weights
 from .plan import TrainingPlan
 
 _EVALUATION_ROWS = 64
@@ -28,12 +30,25 @@ class TaskData:
         evaluation: features to evaluate on.
         names: the classes by id, where the task has some.
         config: the fields of the model's configuration that depend on the task and its rows.
+        class_weights: (C,) how much each class counts in the loss, None where all count as often as they occur.
     """
 
     train: Prepared | PackedDocuments
     evaluation: Prepared | PackedDocuments | None
     names: Sequence[str] = ()
     config: dict[str, Any] = field(default_factory=dict)
+    class_weights: Tensor | None = None
+
+    @property
+    def summary(self) -> dict[str, str]:
+        """What there is, for people."""
+        said = {"train": self.train.summary}
+        if self.evaluation is not None:
+            said["evaluation"] = self.evaluation.summary
+        if self.class_weights is not None:
+            weights = zip(self.names, self.class_weights.tolist(), strict=True)
+            said["weights"] = ", ".join(f"{name} {weight:.3g}" for name, weight in weights)
+        return said
 
 
 def prepare(plan: TrainingPlan, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TaskData:
@@ -44,14 +59,32 @@ def prepare(plan: TrainingPlan, tokenizer: PreTrainedTokenizerBase, max_length: 
     train = _read(plan, task, plan.train, plan.max_train_rows)
     evaluation = _read(plan, task, plan.evaluation, plan.max_eval_rows)
     names = task.class_names(train) if task.class_names is not None else []
+    config = task.configure(train, names) if task.configure is not None else {}
+    if evaluation and task.configure is not None and task.configure(evaluation, names) != config:
+        raise ValueError("Of training and evaluation data, one has a label for each row and the other lists of labels.")
+    if plan.keeps_best and config.get("problem_type") == "multi_label_classification":
+        _check_metric(plan.metric, task.scores_of_several)
+    elif plan.keeps_best:
+        _check_metric(plan.metric, task.scores)
     options = Preparation(max_length, names, plan.overlap, plan.unanswered_share, plan.seed)
+    prepared = task.prepare(train, tokenizer, options)
     return TaskData(
-        task.prepare(train, tokenizer, options),
+        prepared,
         # Evaluation takes every stretch.
         task.prepare(evaluation, tokenizer, replace(options, unanswered_share=1.0)) if evaluation else None,
         names,
-        task.configure(train, names) if task.configure is not None else {},
+        config,
+        balanced_weights(prepared, len(names)) if plan.class_weights == "balanced" else None,
     )
+
+
+def _check_metric(metric: str, scores: Sequence[str]) -> None:
+    """Raise a ValueError for a score that the task has, but not of such labels."""
+    if metric not in ("loss", *scores):
+        raise ValueError(
+            f"metric_for_best_model={metric!r} is not allowed for such labels: it must be loss or one of "
+            f"{', '.join(scores)}."
+        )
 
 
 def _read(plan: TrainingPlan, task: Task, sources: Sequence[str], limit: int | None) -> list[Record]:

@@ -13,6 +13,7 @@ from transformers import SchedulerType
 from longformer_plus.global_attention import Policy
 
 from ..tasks import TASKS, task_named
+from .report import check_trackers
 
 
 @dataclass
@@ -59,6 +60,13 @@ class TrainingPlan:
         keep: checkpoints that are kept.
         max_train_rows, max_eval_rows: use no more rows, drawn at random; for fill-mask and text-generation evaluation
             takes so many rows full of tokens, and training as many as its steps need.
+        metric_for_best_model: the score by which the best checkpoint is chosen, which is saved at the end in place of
+            the last; "loss" where only `early_stopping` is given. There is then a checkpoint at every evaluation, and
+            an evaluation every `save_every` steps where `eval_every` is None.
+        early_stopping: stop after so many evaluations without a better score.
+        class_weights: "balanced" for a loss in which all classes count alike, or "none".
+        report_to: the trackers that `Trainer` reports to, such as "tensorboard", "wandb" or "trackio".
+        push_to_hub: the repository of the hub where the model is shared at the end.
         resume: go on from the last whole checkpoint in `output`, if there is one.
     """
 
@@ -100,6 +108,11 @@ class TrainingPlan:
     keep: int = 2
     max_train_rows: int | None = None
     max_eval_rows: int | None = None
+    metric_for_best_model: str | None = None
+    early_stopping: int | None = None
+    class_weights: str = "none"
+    report_to: Sequence[str] = ()
+    push_to_hub: str | None = None
     resume: bool = False
 
     def __post_init__(self) -> None:
@@ -125,7 +138,16 @@ class TrainingPlan:
             raise ValueError(f"join_by is for {joined}, not for {self.task}. Leave it out.")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"precision={self.precision!r} is not allowed: it must be auto, float32 or bfloat16.")
-        sizes = ("context_parallel", "batch_size", "accumulation", "max_steps", "max_length", "lora", "keep")
+        sizes = (
+            "context_parallel",
+            "batch_size",
+            "accumulation",
+            "max_steps",
+            "max_length",
+            "lora",
+            "keep",
+            "early_stopping",
+        )
         for name in (*sizes, "log_every", "eval_every", "save_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -138,6 +160,51 @@ class TrainingPlan:
         # Known before the data are read, which may take long.
         SchedulerType(self.schedule)
         self._check_packing()
+        self._check_best()
+        self._check_class_weights()
+        check_trackers(self.report_to)
+        self._check_sharing()
+
+    def _check_best(self) -> None:
+        """Raise a ValueError where the best checkpoint cannot be known."""
+        if not self.keeps_best:
+            return
+        if not self.evaluation:
+            raise ValueError("The best checkpoint is known by its evaluation: give data for it (--eval).")
+        task = task_named(self.task)
+        allowed = ("loss", *dict.fromkeys((*task.scores, *task.scores_of_several)))
+        if self.metric not in allowed:
+            raise ValueError(
+                f"metric_for_best_model={self.metric!r} is not allowed for {self.task}: it must be one of "
+                f"{', '.join(allowed)}."
+            )
+
+    def _check_class_weights(self) -> None:
+        """Raise a ValueError where classes cannot be weighted."""
+        if self.class_weights not in ("none", "balanced"):
+            raise ValueError(f"class_weights={self.class_weights!r} is not allowed: it must be balanced or none.")
+        if self.class_weights == "none":
+            return
+        if task_named(self.task).class_names is None:
+            weighted = " and ".join(each.name for each in TASKS.values() if each.class_names is not None)
+            raise ValueError(f"class_weights are for {weighted}, not for {self.task}. Leave them out.")
+        if self.context_parallel > 1:
+            raise ValueError("class_weights are not allowed with context_parallel: leave one of them out.")
+
+    def _check_sharing(self) -> None:
+        """Raise a ValueError for adapters whose base others do not have."""
+        if self.push_to_hub is None or not self.trains_adapters:
+            return
+        base = str(self.model)
+        if self.goes_on_from_adapters:
+            from ..adapters import adapter_of
+
+            _, base = adapter_of(base)
+        if Path(base).is_dir():
+            raise ValueError(
+                f"Adapters on {base} are of no use on the hub, since others do not have this folder. Train on a model "
+                "of the hub, or leave --push-to-hub out and share what `longformer-plus merge` makes of the adapters."
+            )
 
     def _check_processes(self) -> None:
         """Raise a ValueError where documents cannot be shared by so many processes."""
@@ -171,6 +238,26 @@ class TrainingPlan:
     def trains_adapters(self) -> bool:
         """Whether adapters alone are trained and saved."""
         return self.lora is not None or self.goes_on_from_adapters
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the best checkpoint is saved at the end, not the last."""
+        return self.metric_for_best_model is not None or self.early_stopping is not None
+
+    @property
+    def metric(self) -> str:
+        """The score by which the best checkpoint is chosen."""
+        return (self.metric_for_best_model or "loss").removeprefix("eval_")
+
+    @property
+    def evaluation_steps(self) -> int | None:
+        """Steps between evaluations, None where there is one at the end alone."""
+        return self.eval_every or (self.save_every if self.keeps_best else None)
+
+    @property
+    def checkpoint_steps(self) -> int:
+        """Steps between checkpoints: where the best is kept, there is one of every evaluation."""
+        return self.evaluation_steps if self.keeps_best and self.evaluation_steps else self.save_every
 
     @property
     def rows_per_step(self) -> int:

@@ -58,6 +58,27 @@ def scores_line(metrics: Mapping[str, Any]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {float(value):.4g}" for name, value in kept.items())
 
 
+def check_trackers(names: Iterable[str]) -> None:
+    """See that a run can be reported to trackers.
+
+    Args:
+        names: as in `report_to` of `TrainingArguments`.
+
+    Raises:
+        ModuleNotFoundError: the library of one is not installed.
+        ValueError: there is no such tracker.
+    """
+    from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
+
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+            raise ValueError(f"report_to={name!r} is not allowed: it must be some of {known}.")
+        if name not in get_available_reporting_integrations():
+            library = name.replace("_", "-")
+            raise ModuleNotFoundError(f"The library of {name} is not installed: pip install {library}.", name=name)
+
+
 def duration(seconds: float) -> str:
     """Seconds for people: "45 s", "12 min", "3.5 h"."""
     if seconds < 100:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ examples:
   longformer-plus train --task fill-mask --model writer --config '{"is_causal": false}' --train novels.jsonl.xz \\
       --eval held-out.jsonl.xz --max-steps 20000 --output reader
       the other way round: a small model leaves the frequencies of tokens behind far sooner as a causal one
+  longformer-plus train ... --eval held-out.jsonl --eval-every 100 --metric-for-best-model f1 --early-stopping 3
+      evaluate every 100 steps, end after three evaluations without a better F1, and save the best checkpoint
   longformer-plus train ... --output my-longformer --resume
       the same command again: go on from the last checkpoint, as if nothing had happened
   accelerate launch --config_file docs/examples/accelerate/ddp.yaml -m longformer_plus.cli train ...
@@ -168,6 +171,12 @@ def _add_how(add: Any) -> None:
     add("--precision", default="auto", metavar="NAME", help="float32, bfloat16, or auto: bfloat16 where it pays")
     add("--gradient-checkpointing", action="store_true", help="save memory, take a third longer")
     add("--group-by-length", action="store_true", help="batches of documents of like lengths: less padding")
+    add(
+        "--class-weights",
+        default="none",
+        metavar="HOW",
+        help="balanced: rare classes count for more in the loss, so that all count alike; none (the default)",
+    )
     add("--attn-implementation", default="sdpa", metavar="NAME", help="eager, sdpa or flex_attention (sdpa)")
     add("--seed", type=int, default=0, metavar="N", help="of everything random (0)")
     add(
@@ -185,6 +194,26 @@ def _add_when(add: Any) -> None:
     add("--eval-every", type=int, metavar="N", help="steps between evaluations; only at the end by default")
     add("--save-every", type=int, default=500, metavar="N", help="steps between checkpoints (500)")
     add("--keep", type=int, default=2, metavar="N", help="checkpoints that are kept (2)")
+    add(
+        "--metric-for-best-model",
+        metavar="SCORE",
+        help="save the checkpoint with the best SCORE, such as f1 or loss, and not the last; there is then a "
+        "checkpoint of every evaluation",
+    )
+    add(
+        "--early-stopping",
+        type=int,
+        metavar="PATIENCE",
+        help="stop after so many evaluations without a better score; of the loss, without --metric-for-best-model",
+    )
+    add(
+        "--report-to",
+        nargs="+",
+        default=[],
+        metavar="TRACKER",
+        help="tensorboard, wandb, trackio, mlflow, ... as of transformers' Trainer",
+    )
+    add("--push-to-hub", metavar="NAME", help="share the model on the hub at the end, with a card")
     add("--resume", action="store_true", help="go on from the last checkpoint in the output folder, if there is one")
 
 
@@ -226,11 +255,11 @@ def weighted_sources(texts: list[str]) -> tuple[list[str], list[float] | None]:
     return sources, weights
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> int:
     from torch import distributed
 
     from ..integrations.tasks import task_named
-    from ..integrations.training import TrainingPlan, train
+    from ..integrations.training import TrainingPlan, TrainingStopped, train
     from ..shipped.names import resolve_checkpoint
 
     given = {each.name: getattr(options, each.name) for each in fields(TrainingPlan) if hasattr(options, each.name)}
@@ -239,6 +268,11 @@ def _run(options: argparse.Namespace) -> None:
         given["model"] = resolve_checkpoint(options.model)
     if task_named(options.task).is_packed:
         given["train"], given["weights"] = weighted_sources(options.train)
-    train(TrainingPlan(**given))
+    try:
+        train(TrainingPlan(**given))
+    except TrainingStopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 128 + stopped.signal_number
     if distributed.is_initialized():
         distributed.destroy_process_group()  # left over, it can keep Python from ending
+    return 0

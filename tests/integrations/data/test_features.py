@@ -15,12 +15,11 @@ from longformer_plus import LongformerPlusTokenizer
 pytest.importorskip("datasets")
 from longformer_plus.integrations.data.features import (
     class_names,
-    join_paragraphs,
     prepare_choices,
     prepare_classification,
-    prepare_questions,
     prepare_tagging,
 )
+from longformer_plus.integrations.data.question_features import join_paragraphs, prepare_questions
 from longformer_plus.integrations.data.sources import Record
 from longformer_plus.integrations.data.stretches import overlapping_spans
 
@@ -129,15 +128,32 @@ def test_words_that_attend_globally(tokenizer: LongformerPlusTokenizer) -> None:
     assert tokenizer.decode(chosen).strip() == record.row["tokens"][2]
 
 
-def test_documents_to_classify_are_cut_and_what_is_lost_is_said(tokenizer: LongformerPlusTokenizer) -> None:
-    prepared = prepare_classification(records("text-classification"), tokenizer, ["neg", "pos"], 32)
-    assert [feature["labels"] for feature in prepared] == [0, 1] * 6
-    whole = tokenizer(rows("text-classification")[0]["text"])["input_ids"]
-    assert prepared[0]["input_ids"].tolist() == [*whole[:31], whole[-1]]
-    assert "cutting loses 0.0%" not in prepared.summary
+def test_all_stretches_of_a_document_are_classified(tokenizer: LongformerPlusTokenizer) -> None:
+    found = records("text-classification")
+    prepared = prepare_classification(found, tokenizer, ["neg", "pos"], 32, 8)
+    for number, record in enumerate(found):
+        whole = tokenizer(record.row["text"])["input_ids"]
+        mine = [place for place, document in enumerate(prepared.document_of) if document == number]
+        stretches = [prepared[place]["input_ids"].tolist() for place in mine]
+        assert stretches[0] == [*whole[:31], whole[-1]]
+        assert stretches[-1] == [whole[0], *whole[-31:]]
+        assert all(later[1:9] == former[-9:-1] for former, later in pairwise(stretches[:-1]))
+        assert {prepared[place]["labels"] for place in mine} == {number % 2}
+        assert sum(prepared.weights[place] for place in mine) == len(whole) - 2
+    total = sum(prepared.weights)
+    beyond = total - 30 * len(found)
+    assert f"{beyond / total:.1%} of the tokens lie beyond the first stretches" in prepared.summary
+    short = prepare_classification(found, tokenizer, ["neg", "pos"], 400)
+    assert (len(short), short.document_of) == (12, list(range(12)))
+    assert "0.0% of the tokens lie beyond" in short.summary
+
+
+def test_several_labels_of_a_document(tokenizer: LongformerPlusTokenizer) -> None:
     several = [Record("a", {"text": "x", "label": ["pos"]}), Record("b", {"text": "x", "label": []})]
     labels = [feature["labels"] for feature in prepare_classification(several, tokenizer, ["neg", "pos"], 32)]
     assert labels == [[0.0, 1.0], [0.0, 0.0]]
+    with pytest.raises(ValueError, match="Some rows have a label and others a list of labels"):
+        prepare_classification([*several, Record("c", {"text": "x", "label": "pos"})], tokenizer, ["neg", "pos"], 32)
 
 
 def test_unknown_and_useless_labels(tokenizer: LongformerPlusTokenizer) -> None:
@@ -146,6 +162,8 @@ def test_unknown_and_useless_labels(tokenizer: LongformerPlusTokenizer) -> None:
         prepare_classification(found, tokenizer, ["neg", "no"], 32)
     with pytest.raises(ValueError, match="All rows have the label 'neg'"):
         class_names(found[:1], "label")
+    with pytest.raises(ValueError, match="No row has a label: there is nothing to learn"):
+        class_names([Record("a", {"label": []})], "label")
     mixed = [Record("a", {"label": 1}), Record("b", {"label": "x"})]
     with pytest.raises(ValueError, match="Some labels are numbers and some are names"):
         class_names(mixed, "label")

@@ -9,7 +9,7 @@ from transformers import EvalPrediction
 from longformer_plus import LongformerPlusTokenizer
 
 pytest.importorskip("evaluate")
-from longformer_plus.integrations.data.features import prepare_questions
+from longformer_plus.integrations.data.question_features import prepare_questions
 from longformer_plus.integrations.data.sources import Record
 from longformer_plus.integrations.tasks.question_answering import TASK, best_answers
 

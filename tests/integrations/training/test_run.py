@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,64 +26,19 @@ pytest.importorskip("evaluate")
 from longformer_plus.integrations.tasks import TASKS
 from longformer_plus.integrations.training import TrainingPlan, last_checkpoint, train
 from longformer_plus.integrations.training import run as training
+from longformer_plus.integrations.training import trainer as trainers
 from longformer_plus.integrations.training.data import collator, prepare
 
 from ...cases import spread
 from ...fine_tuning import model_fields, rows, write_rows
-
-SCORES = {
-    "fill-mask": {"accuracy", "perplexity"},
-    "text-generation": {"accuracy", "perplexity"},
-    "text-classification": {"accuracy", "f1"},
-    "token-classification": {"precision", "recall", "f1"},
-    "question-answering": {"exact_match", "f1"},
-    "multiple-choice": {"accuracy", "f1"},
-    "text-regression": {"mean_squared_error", "pearson", "spearman"},
-}
-
-
-@pytest.fixture(scope="session")
-def tokenizer_folder(tokenizer: LongformerPlusTokenizer, tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    tokenizer.save_pretrained(folder)
-    return str(folder)
-
-
-def plan_in(folder: Path, tokenizer_folder: str, task: str, output: str = "output", **changes: Any) -> TrainingPlan:
-    source = write_rows(folder / f"{task}.jsonl", rows(task))
-    fields: dict[str, Any] = {
-        "evaluation": [source],
-        "config": model_fields(),
-        "tokenizer": tokenizer_folder,
-        "max_length": 100,
-        "overlap": 16,
-        "max_steps": 4,
-        "batch_size": 2,
-        "learning_rate": 1e-3,
-        "precision": "float32",
-        "save_every": 2,
-        "log_every": 1,
-        "max_eval_rows": 8,
-    }
-    return TrainingPlan(task, [source], folder / output, **{**fields, **changes})
-
-
-@pytest.fixture
-def make_plan(tokenizer_folder: str, tmp_path: Path) -> Any:
-    """Makes plans of a few steps on a few documents: of a task, an output and what differs."""
-    return partial(plan_in, tmp_path, tokenizer_folder)
-
-
-def losses(folder: Path) -> list[float]:
-    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    return [entry["loss"] for entry in history if "loss" in entry]
+from .conftest import losses, plan_in, train_in
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_trains_saves_and_loads(task: str, make_plan: Any, capsys: pytest.CaptureFixture) -> None:
     plan = make_plan(task, eval_every=2)
     scores = train(plan)
-    assert {f"eval_{name}" for name in SCORES[task]} | {"eval_loss"} <= scores.keys()
+    assert {f"eval_{name}" for name in TASKS[task].scores} | {"eval_loss"} <= scores.keys()
     folder = Path(plan.output)
     assert json.loads((folder / "scores.json").read_text()) == scores
     assert "</svg>" in (folder / "losses.svg").read_text()
@@ -114,7 +68,7 @@ def plain_losses(tokenizer_folder: str, tmp_path_factory: pytest.TempPathFactory
         {"workers": 1},
         {"precision": "bfloat16"},
         {"attn_implementation": "eager"},
-        {"accumulation": 3, "max_steps": None, "epochs": 1},
+        {"accumulation": 3, "max_steps": None, "epochs": 1, "max_length": None},
     ],
 )
 def test_ways_of_training(changes: dict[str, Any], make_plan: Any, plain_losses: list[float]) -> None:
@@ -126,11 +80,6 @@ def test_ways_of_training(changes: dict[str, Any], make_plan: Any, plain_losses:
     if "precision" in changes:
         assert changed == pytest.approx(plain_losses, abs=0.05)
         assert changed != plain_losses
-
-
-def train_in(plan: TrainingPlan) -> Path:
-    train(plan)
-    return Path(plan.output)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -165,7 +114,7 @@ def test_accumulated_gradient_is_that_of_the_large_batch(task: str, make_plan: A
             use_cpu=True,
         )
         together = collator(plan, tokenizer, config)
-        training.LongformerTrainer(model, arguments, train_dataset=features, data_collator=together).train()
+        trainers.LongformerTrainer(model, arguments, train_dataset=features, data_collator=together).train()
         return {name: before[name] - parameter.detach() for name, parameter in model.named_parameters()}
 
     large, accumulated = gradients(12, 1), gradients(5, 3)
@@ -205,7 +154,7 @@ class KilledError(Exception):
     pass
 
 
-class Killer(training.Progress):
+class Killer(trainers.Progress):
     """Ends a run between two checkpoints."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -219,9 +168,9 @@ def test_a_finished_run_is_trained_on_where_trainer_has_no_way_to_load_it(tmp_pa
     state.save_to_json(str(tmp_path / "trainer_state.json"))
     loaded: list[str] = []
     trainer: Any = SimpleNamespace(is_world_process_zero=lambda: True, is_local_process_zero=lambda: True)
-    assert not training._restore_if_finished(trainer, tmp_path)
+    assert not training._restore_if_finished(trainer, TrainingPlan("text-classification", [], ""), tmp_path)
     trainer._load_from_checkpoint = loaded.append
-    assert training._restore_if_finished(trainer, tmp_path)
+    assert training._restore_if_finished(trainer, TrainingPlan("text-classification", [], ""), tmp_path)
     assert loaded == [str(tmp_path)]
 
 
@@ -231,7 +180,7 @@ def test_a_resumed_run_ends_as_one_left_alone(task: str, make_plan: Any, monkeyp
     changes = {"config": model_fields(**fields), "max_steps": 6, "batch_size": 3, "save_every": 2}
     alone = train_in(make_plan(task, "alone", **changes))
     with monkeypatch.context() as patch:
-        patch.setattr(training, "Progress", Killer)
+        patch.setattr(trainers, "Progress", Killer)
         with pytest.raises(KilledError):
             train(make_plan(task, "killed", **changes))
     killed = Path(make_plan(task, "killed").output)
@@ -341,8 +290,8 @@ def test_metrics_take_whole_logits_too(task: str, make_plan: Any, tokenizer_fold
             preprocess_logits_for_metrics=shrink,
         )
         torch.manual_seed(0)  # which tokens masked-LM hides
-        scores.append({name: value for name, value in trainer.evaluate().items() if name[5:] in SCORES[task]})
-    assert scores[0].keys() == {f"eval_{name}" for name in SCORES[task]}
+        scores.append({name: value for name, value in trainer.evaluate().items() if name[5:] in TASKS[task].scores})
+    assert scores[0].keys() == {f"eval_{name}" for name in TASKS[task].scores}
     assert scores[0] == pytest.approx(scores[1], rel=1e-5)
 
 
