@@ -1,10 +1,15 @@
 """The text of a PDF, a Word document or a plain file.
 
-It imports nothing of the package, so that a process that reads one file of a stranger can load it alone, and fast.
+It imports nothing of the package: `limited_reading` runs it as a script, in a process that starts fast.
 """
 
 from __future__ import annotations
 
+import io
+import json
+import math
+import sys
+import time
 import zipfile
 from typing import IO
 
@@ -82,3 +87,47 @@ def read_text(file: IO[bytes]) -> str:
 def encoding_of(start: bytes) -> str:
     """The encoding that the first bytes of a text file announce; UTF-8 where they announce none."""
     return "utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+
+
+READERS = {"pdf": read_pdf, "docx": read_docx, "text": read_text}
+
+
+def serve(seconds: int, memory_bytes: int) -> None:
+    """Read documents from standard input and write their texts to standard output, until the input ends.
+
+    A document is a line with its kind and its number of bytes, and these. What is written for it is a line of JSON: its
+    text, or why it cannot be read. The process is killed by one that takes too long.
+
+    Args:
+        seconds: of the processor, for each document.
+        memory_bytes: of this process.
+    """
+    while line := sys.stdin.buffer.readline():
+        kind, size = line.split()
+        data = sys.stdin.buffer.read(int(size))
+        _limit_this_process(seconds, memory_bytes)
+        try:
+            answer = {"text": READERS[kind.decode()](io.BytesIO(data))}
+        except UnreadableError as error:
+            answer = {"error": str(error)}
+        except MemoryError:
+            answer = {"error": f"it takes more than {memory_bytes / 1e9:g} GB of memory to read"}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+def _limit_this_process(seconds: int, memory_bytes: int) -> None:
+    try:
+        import resource
+    except ImportError:  # not on Windows, where the time limit of the caller has to do
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time()) + seconds, most))
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, most))
+
+
+if __name__ == "__main__":
+    # Libraries come from where the calling process has them, and from nowhere else.
+    sys.path[:] = sys.argv[3:]
+    serve(int(sys.argv[1]), int(sys.argv[2]))

@@ -213,13 +213,13 @@ def _readable(kind: str, advice: str) -> str:
     raise UnreadableError(f"it is {kind}, which is not read: {advice or 'save it as .jsonl'}")
 
 
-def load(module: str, purpose: str) -> ModuleType:
-    """Import a library of the extra `files`; a ModuleNotFoundError names the extra where it is missing."""
+def load(module: str, purpose: str, extra: str = "files") -> ModuleType:
+    """Import a library of an extra; a ModuleNotFoundError names the extra where it is missing."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"{module} is needed {purpose}: pip install 'longformer-plus[files]'.", name=error.name
+            f"{module} is needed {purpose}: pip install 'longformer-plus[{extra}]'.", name=error.name
         ) from error
 
 

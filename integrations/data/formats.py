@@ -9,8 +9,9 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .documents import UnreadableError, encoding_of, read_docx, read_pdf, read_text
+from .documents import UnreadableError, encoding_of, read_text
 from .files import OpenedFile, load
+from .limited_reading import LimitedReader
 
 Row = dict[str, Any]
 # Where a row stands in its file ("line 3"; empty where it is the whole file), and the row, or why it cannot be read.
@@ -20,6 +21,8 @@ PlacedRow = tuple[str, Row | UnreadableError]
 DOCUMENTS = ("text", "pdf", "docx")
 _MOST_CHARACTERS_OF_A_CELL = 2**31 - 1
 _CHUNK = 2**18
+# Room for a book of a thousand pages; a corpus is not held up by a file that was made to take for ever.
+_LIMITED = LimitedReader(seconds=300, memory_bytes=4_000_000_000)
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
 _ROWS_OF_A_BATCH = 64
@@ -41,14 +44,10 @@ def read_rows(file: OpenedFile) -> Iterator[PlacedRow]:
 
 def _read_document(file: OpenedFile) -> Iterator[PlacedRow]:
     if file.kind == "text":
-        text = read_text(file.content)
-    elif file.kind == "pdf":
-        load("pypdf", "to read .pdf files")
-        text = read_pdf(io.BytesIO(file.content.read()))
-    else:
-        load("docx", "to read .docx files")
-        text = read_docx(io.BytesIO(file.content.read()))
-    yield "", {"text": text}
+        yield "", {"text": read_text(file.content)}
+        return
+    load({"pdf": "pypdf", "docx": "docx"}[file.kind], f"to read .{file.kind} files")
+    yield "", {"text": _LIMITED.read(file.kind, file.content.read())}
 
 
 def _text_of(file: OpenedFile, newline: str | None = None) -> io.TextIOWrapper:

@@ -15,9 +15,10 @@ from ..long_documents.embedding import POOLINGS
 from .tasks import PREDICTED
 
 FORMATS = ("jsonl", "parquet")
+ENGINES = ("local", "ray")
 PRECISIONS = ("auto", "float32", "bfloat16")
 # What does not change what is written.
-_NOT_RECORDED = ("output", "resume")
+_NOT_RECORDED = ("output", "resume", "workers", "engine", "ray_address")
 
 
 @dataclass
@@ -38,6 +39,9 @@ class PredictionPlan:
         batch_tokens: the most tokens of a batch, padding included.
         part_size: documents of a part of the output. A run that is killed loses no more than one.
         precision: "float32", "bfloat16", or "auto": bfloat16 where the device is faster with it.
+        workers: processes that share the work, each with a model; of the engine "ray" its actors.
+        engine: "local", or "ray" for the actors of a Ray cluster.
+        ray_address: where the cluster is; by default that of this machine, which is started if there is none.
         resume: go on with the run in the output folder, if there is one.
     """
 
@@ -54,6 +58,9 @@ class PredictionPlan:
     batch_tokens: int = 16384
     part_size: int = 256
     precision: str = "auto"
+    workers: int = 1
+    engine: str = "local"
+    ray_address: str | None = None
     resume: bool = False
 
     def check(self) -> None:
@@ -63,13 +70,16 @@ class PredictionPlan:
             ("format", FORMATS),
             ("precision", PRECISIONS),
             ("pooling", POOLINGS),
+            ("engine", ENGINES),
         ):
             if getattr(self, name) not in allowed:
                 choices = ", ".join(map(repr, allowed))
                 raise ValueError(f"{name}={getattr(self, name)!r} is not allowed: it must be one of {choices}.")
-        for name in ("batch_tokens", "part_size"):
+        for name in ("batch_tokens", "part_size", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is not allowed: it must be at least 1.")
+        if self.ray_address is not None and self.engine != "ray":
+            raise ValueError(f"ray_address={self.ray_address!r} is not allowed without engine='ray'.")
         if not self.input:
             raise ValueError("There is nothing to read: give at least one source.")
         output = Path(self.output).resolve()

@@ -7,19 +7,18 @@ killed and resumed writes what one that was left alone writes.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
-
-from transformers.utils.logging import tqdm
 
 from ..data.sources import Corpus, Entry
+from .engines import predict_parts
 from .parts import RECORD_FILE, Parts, write_whole
 from .plan import PredictionPlan, check_unchanged
-from .predictors import Predictor, check_first
+from .predictors import check_first
+from .progress import Part, Progress
 
 # A part ends before its documents fill the memory: at about a million tokens.
 _MOST_CHARACTERS = 4_000_000
@@ -40,13 +39,6 @@ class Summary:
     parts: int
 
 
-@dataclass(frozen=True)
-class _Part:
-    number: int
-    entries: list[Entry]
-    share: float  # of the input, that has been read with it
-
-
 def predict(plan: PredictionPlan) -> Summary:
     """Predict for all documents of a plan, and write the predictions into its folder.
 
@@ -54,6 +46,7 @@ def predict(plan: PredictionPlan) -> Summary:
         How many documents were predicted, in this run and those that it resumes.
 
     Raises:
+        ChildProcessError: a worker died.
         FileExistsError: the folder is not empty, and the run in it is not resumed.
         ModuleNotFoundError: an extra is missing.
         OSError: there is no such file or checkpoint, or the disk is full.
@@ -71,7 +64,7 @@ def predict(plan: PredictionPlan) -> Summary:
         if first is not None and not done:
             check_first(plan, first.entries[0])
         if first is not None:
-            done += _predict_parts(Predictor(plan), first, waiting, parts)
+            done += _write_parts(plan, chain([first], waiting), parts)
     errors = parts.finish(len(done))
     return Summary(sum(rows for rows, _ in done), errors, len(done))
 
@@ -92,7 +85,7 @@ def _start(plan: PredictionPlan, parts: Parts) -> list[tuple[int, int]]:
     return []
 
 
-def _cut_into_parts(corpus: Corpus, size: int, number: int, skip: int) -> Iterator[_Part]:
+def _cut_into_parts(corpus: Corpus, size: int, number: int, skip: int) -> Iterator[Part]:
     """The documents behind the first `skip`, in parts that are counted from `number`."""
     entries: list[Entry] = []
     characters, share = 0, 0.0
@@ -100,66 +93,21 @@ def _cut_into_parts(corpus: Corpus, size: int, number: int, skip: int) -> Iterat
         entries.append(entry)
         characters += sum(len(value) for value in entry.row.values() if isinstance(value, str))
         if len(entries) == size or characters >= _MOST_CHARACTERS:
-            yield _Part(number, entries, share)
+            yield Part(number, entries, share)
             number, entries, characters = number + 1, [], 0
     if entries:
-        yield _Part(number, entries, share)
+        yield Part(number, entries, share)
 
 
-def _predict_parts(predictor: Predictor, first: _Part, waiting: Iterator[_Part], parts: Parts) -> list[tuple[int, int]]:
-    """Predict and write parts, while the next is read; how many predictions and errors each has."""
+def _write_parts(plan: PredictionPlan, waiting: Iterator[Part], parts: Parts) -> list[tuple[int, int]]:
+    """Predict and write parts; how many predictions and errors each has."""
     counts = []
-    part: _Part | None = first
-    with ThreadPoolExecutor(1) as reader, _Progress() as progress:
-        while part is not None:
-            following = reader.submit(next, waiting, None)
-            progress.start(part)
-            rows, errors = predictor.predict(part.entries, progress.report)
+    with Progress() as progress, closing(predict_parts(plan, waiting, progress)) as predicted:
+        for part, rows, errors in predicted:
             parts.write(part.number, rows, errors)
             counts.append((len(rows), len(errors)))
             progress.finish(part)
-            part = following.result()
     return counts
-
-
-class _Progress:
-    """A progress bar over the share of the input that is done, with documents and tokens a second."""
-
-    def __init__(self) -> None:
-        self._bar = tqdm(total=1.0, desc="Predicting", bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}")
-        self._began = time.monotonic()
-        self._documents = 0.0
-        self._tokens = 0
-        self._done = 0.0
-        self._ahead: tuple[float, int] = (0.0, 1)
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._bar.close()
-
-    def start(self, part: _Part) -> None:
-        """Note which share of the input a part is."""
-        self._ahead = (part.share - self._done, len(part.entries))
-
-    def report(self, documents: float, tokens: int) -> None:
-        """Count what a batch held."""
-        self._documents += documents
-        self._tokens += tokens
-        share, count = self._ahead
-        self._show(min(self._bar.n + share * documents / count, 1.0))
-
-    def finish(self, part: _Part) -> None:
-        """Count a part as done, whatever of it could not be read."""
-        self._done = part.share
-        self._show(part.share)
-
-    def _show(self, share: float) -> None:
-        seconds = max(time.monotonic() - self._began, 1e-9)
-        speed = f"{self._documents / seconds:,.1f} documents/s, {self._tokens / seconds:,.0f} tokens/s"
-        self._bar.set_postfix_str(f"{self._documents:,.0f} documents, {speed}", refresh=False)
-        self._bar.update(max(share - self._bar.n, 0.0))
 
 
 def last_line(plan: PredictionPlan, summary: Summary) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import fields
 from typing import Any
 
@@ -39,6 +40,8 @@ examples:
   longformer-plus predict --task feature-extraction --model my-longformer --input articles.parquet \\
       --columns text=body --normalize --format parquet --output vectors
       embeddings, to be compared by their dot products
+  longformer-plus predict ... --output labels --workers 8 --engine ray --ray-address 10.0.0.1:6379
+      on a cluster; without --ray-address and --engine in eight processes on this machine
   longformer-plus predict ... --output labels --resume
       the same command again: go on with a run that was stopped or killed, as if nothing had happened
 """
@@ -67,6 +70,9 @@ def add(commands: Any) -> None:
     add("--batch-tokens", type=int, default=16384, metavar="N", help="tokens of a batch, padding included (16384)")
     add("--part-size", type=int, default=256, metavar="N", help="documents of a part (256)")
     add("--precision", default="auto", metavar="NAME", help="float32, bfloat16, or auto: bfloat16 where it pays")
+    add("--workers", type=int, default=1, metavar="N", help="processes that share the work, each with a model (1)")
+    add("--engine", default="local", metavar="NAME", help="local (the default), or ray: workers are its actors")
+    add("--ray-address", metavar="ADDRESS", help="where the Ray cluster is; on this machine by default")
     add("--resume", action="store_true", help="go on with the run in the output folder, if there is one")
     parser.set_defaults(run=_run)
 
@@ -78,6 +84,10 @@ def _run(options: argparse.Namespace) -> int:
 
     given = {each.name: getattr(options, each.name) for each in fields(PredictionPlan)}
     plan = PredictionPlan(**{**given, "columns": dict(options.columns), "model": resolve_checkpoint(options.model)})
-    summary = predict(plan)
+    try:
+        summary = predict(plan)
+    except KeyboardInterrupt:
+        print(f"Stopped. Run the same command with --resume to go on with {plan.output}.", file=sys.stderr)
+        return 130
     print(last_line(plan, summary))
     return 1 if summary.errors else 0
