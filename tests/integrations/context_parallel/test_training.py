@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,36 @@ pytest.importorskip("accelerate")
 from longformer_plus.integrations.training.plan import TrainingPlan
 
 from ...fine_tuning import model_fields, rows, write_rows
+from . import training_checks
+from .processes import run
+from .training_checks import losses
+
+
+@pytest.fixture(scope="module")
+def failures(
+    tokenizer: longformer_plus.LongformerPlusTokenizer, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[str]]:
+    """Of two processes that train together."""
+    folder = tmp_path_factory.mktemp("training")
+    checks = {}
+    for name, task, check in RUNS:
+        (folder / name).mkdir()
+        tokenizer.save_pretrained(folder / name / "tokenizer")
+        source = write_rows(folder / f"{name}.jsonl", rows(task, 8))
+        checks[name] = (2, partial(check, task=task, source=source, folder=folder / name))
+    return run(checks, 2, folder)
+
+
+RUNS = [
+    ("packed", "fill-mask", training_checks.resumed_as_one_left_alone),
+    ("shuffled", "text-classification", training_checks.resumed_as_one_left_alone),
+    ("counted", "fill-mask", training_checks.tokens_are_counted_once),
+]
+
+
+@pytest.mark.parametrize("name", [name for name, _, _ in RUNS])
+def test_two_processes_train_together(name: str, failures: dict[str, list[str]]) -> None:
+    assert not failures[name], "\n".join(failures[name])
 
 
 @pytest.mark.slow
