@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -278,16 +277,6 @@ def a_mesh_is_as_good_as_a_group(group: ProcessGroup) -> None:
             step(sharded, mine)
     for name, gradient in gradients(sharded).items():
         torch.testing.assert_close(gradient.full_tensor(), expected[name], msg=f"FSDP2: {name}")
-
-
-def a_process_that_is_away_is_named(group: ProcessGroup) -> None:
-    """With a group of its own, which is of no use afterwards; all processes make it together."""
-    short = dist.new_group([0, 1], timeout=timedelta(seconds=10))
-    if dist.get_rank(group) == 0:
-        model = small_model()
-        with split_sequence(model, short), pytest.raises(RuntimeError, match="Rank 0 of the 2 processes"):
-            model(**small_batch())
-    dist.barrier(group)
 
 
 def gradients_without_the_context(group: ProcessGroup) -> None:

@@ -39,7 +39,6 @@ FEW: dict[str, Check] = {
 MANY: dict[str, Check] = {
     **_random(range(1, 60)),
     "long documents": (4, partial(checks.random_batches_of_one_model, seeds=range(20))),
-    "a process away": (4, checks.a_process_that_is_away_is_named),
 }
 
 
