@@ -64,7 +64,8 @@ def test_two_processes_share_documents_as_one_trains(
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     source = write_rows(tmp_path / "data.jsonl", rows(task, 16))
     options: list[Any] = ["--task", task, "--train", source, "--eval", source, "--config", json.dumps(model_fields())]
-    options += ["--tokenizer", tmp_path / "tokenizer", "--max-length", "100", "--stride", "16", "--batch", "2"]
+    options += ["--tokenizer", tmp_path / "tokenizer", "--max-length", "100", "--stride", "16"]
+    options += ["--batch", "1", "--accumulate", "2"]
     options += ["--log-every", "1", "--learning-rate", "1e-3", "--max-eval-rows", "8", "--precision", "float32"]
     options += ["--save-every", "2", "--schedule", "constant"]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
