@@ -33,16 +33,19 @@ def check_agreement(
     modes = (model.training, torch.is_grad_enabled(), torch.is_autocast_enabled(device.type))
     named["the mode (training, gradients, autocast)"] = repr(modes)
     ordered = sorted(named)
-    # All names in one number first, so that the second exchange has one size.
-    names = torch.tensor([_number(repr(ordered))], device=device)
-    if (gather_on_all(names, group) != names).any():
+    fingerprints = torch.stack([_fingerprint(named[name]).to(device) for name in ordered])
+    # Two numbers in one exchange, which is all there is where the processes agree.
+    names = torch.tensor(_number(repr(ordered)), device=device)
+    everyones = gather_on_all(torch.stack([names, _mix(fingerprints)]), group)
+    names_differ, values_differ = (everyones != everyones[0]).any(0).tolist()
+    if names_differ:
         raise ValueError(
             "The processes that share a document are called with different arguments; this one with "
             f"{', '.join(ordered)}. Give each process the whole batch."
         )
-    everyones = gather_on_all(torch.stack([_fingerprint(named[name]).to(device) for name in ordered]), group)
-    differs = (everyones != everyones[0]).any(0).tolist()
-    if any(differs):
+    if values_differ:
+        everyones = gather_on_all(fingerprints, group)
+        differs = (everyones != everyones[0]).any(0).tolist()
         wrong = ", ".join(name for name, is_wrong in zip(ordered, differs, strict=True) if is_wrong)
         raise ValueError(
             f"The processes that share a document are given different values of: {wrong}. Give each process the same "
@@ -57,9 +60,13 @@ def _fingerprint(value: Any) -> Tensor:
     shape = torch.full((), _number(f"{tuple(value.shape)} {value.dtype}"), device=value.device)
     if value.is_floating_point() or not value.numel():
         return shape
-    # Sums of integers wrap around, alike on every device.
-    places = torch.arange(1, value.numel() + 1, device=value.device) * 0x5851F42D4C957F2D
-    return shape ^ ((value.reshape(-1).long() + 1) * (places ^ (places >> 29))).sum()
+    return shape ^ _mix(value.reshape(-1).long())
+
+
+def _mix(numbers: Tensor) -> Tensor:
+    """(n) int64 -> one of them, that depends on each and on its place. Sums wrap around, alike on every device."""
+    places = torch.arange(1, len(numbers) + 1, device=numbers.device) * 0x5851F42D4C957F2D
+    return ((numbers + 1) * (places ^ (places >> 29))).sum()
 
 
 def _number(text: str) -> int:

@@ -18,7 +18,7 @@ from longformer_plus.attention.global_rows import folding_pays
 from longformer_plus.ops import apply_linear, is_plain_linear
 
 from .exchange import all_to_all
-from .plan import GlobalTokens, HaloPlan, QuestionPlan, Slices
+from .plan import GlobalTokens, HaloPlan, QuestionPlan, Slices, on_host
 
 
 class SplitAttention:
@@ -32,12 +32,14 @@ class SplitAttention:
 
     def __init__(self, whole: AttentionPattern, slices: Slices, group: ProcessGroup) -> None:
         self.group = group
-        self._whole, self._slices = whole, slices
-        self._tokens = GlobalTokens.of(whole)
+        self._device = whole.segments.device
+        self._whole, self._slices = on_host(whole), slices
+        self._tokens = GlobalTokens.of(self._whole)
         self._halos: dict[int, HaloPlan] = {}
+        self._questions: QuestionPlan | None = None
         # In training also where there are none, so that each parameter has a gradient.
-        has_questions = whole.num_global > 0
-        self._questions = QuestionPlan.of(whole, slices, self._tokens) if has_questions else None
+        if whole.num_global > 0:
+            self._questions = QuestionPlan.of(self._whole, slices, self._tokens).to(self._device)
 
     def extend(self, local_rows: LocalRows) -> LocalRows:
         """The same backend, by which the own tokens attend to those of others too: (B, n, H, D) -> (B, n, H, D)."""
@@ -70,7 +72,8 @@ class SplitAttention:
 
     def _halo(self, reach: int) -> HaloPlan:
         if reach not in self._halos:
-            self._halos[reach] = HaloPlan.of(self._whole, self._slices, self._tokens, reach)
+            plan = HaloPlan.of(self._whole, self._slices, self._tokens, reach)
+            self._halos[reach] = plan.to(self._device)
         return self._halos[reach]
 
     def put_global(

@@ -9,14 +9,19 @@ Shapes: S rows sent, R rows received, ... features of a row.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed import ProcessGroup
+
+# After a failure, how long the processes wait for the reports of one another.
+_SECONDS_TO_REPORT = 10.0
 
 
 def all_to_all(rows: Tensor, sends: Sequence[int], receives: Sequence[int], group: ProcessGroup) -> Tensor:
@@ -101,13 +106,38 @@ class _AddUp(torch.autograd.Function):
 
 @contextmanager
 def _named_failures(group: ProcessGroup) -> Iterator[None]:
-    """Say in an error of a collective which process met it, and what to look for."""
+    """Say in an error of a collective which process met it, and which ones it waited for."""
     try:
         yield
     except RuntimeError as error:
+        absent = _absent(group)
+        awaited = f"rank {' and rank '.join(map(str, absent))}" if absent else "another one"
         raise RuntimeError(
             f"Rank {dist.get_rank(group)} of the {dist.get_world_size(group)} processes that share a document waited "
-            "in vain for another one: it has ended, or is slower than the time limit of the group "
+            f"in vain for {awaited}: it has ended, or is slower than the time limit of the group "
             "(init_process_group(timeout=...)). Its own log says why. "
             f"The failure was: {error}"
         ) from error
+
+
+def _absent(group: ProcessGroup) -> list[int]:
+    """The ranks of a group that do not come to the failure of a collective within a few seconds.
+
+    None where it cannot be known: the store by which the processes found one another is gone, or this torch, in which
+    it is not public, has it elsewhere.
+    """
+    default_store = getattr(dist.distributed_c10d, "_get_default_store", None)
+    if default_store is None:
+        return []
+    absent, until = [], time.monotonic() + _SECONDS_TO_REPORT
+    try:
+        store = dist.PrefixStore(f"split_sequence {group.group_name}", default_store())
+        store.set(str(dist.get_rank(group)), "waited in vain")
+        for rank in range(dist.get_world_size(group)):
+            try:
+                store.wait([str(rank)], timedelta(seconds=max(until - time.monotonic(), 0.1)))
+            except dist.DistStoreError:
+                absent.append(rank)
+    except RuntimeError:
+        return []
+    return absent

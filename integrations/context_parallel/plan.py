@@ -1,5 +1,7 @@
 """Who sends which tokens to whom. Every process computes it from the masks of the whole batch, without asking.
 
+It is computed on the host, from one copy of the masks, and moved to their device.
+
 A process attends on a subsequence of the document, [foreign global tokens | halo | own tokens | halo | foreign global
 tokens]. Its order, and its distances around the own tokens, are those of the document; and global tokens are no keys of
 a window. So the ordinary pattern of that subsequence is the right one, for every backend.
@@ -10,13 +12,39 @@ tokens of the whole batch, S rows sent, R rows received.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from longformer_plus.attention import AttentionPattern
+from longformer_plus.attention.documents import GlobalDocuments
 from longformer_plus.attention.pattern import MASKED
+
+T = TypeVar("T")
+
+
+def on_host(whole: AttentionPattern) -> AttentionPattern:
+    """A pattern on the host, without its global columns; in one transfer from its device, where one is needed."""
+    segments, is_global = whole.segments, whole.is_global
+    if segments.device.type == "cpu":
+        return whole
+    if is_global is not None:
+        segments, global_numbers = torch.stack([segments, is_global.long()]).cpu()
+        is_global = global_numbers > 0
+    elif whole.is_uniform:
+        segments = torch.arange(len(segments))[:, None].expand(segments.shape)
+    return replace(
+        whole, segments=segments.cpu(), is_global=is_global, global_index=None, global_segments=None, _shared={}
+    )
+
+
+def _moved(plan: T, device: torch.device) -> T:
+    """A plan with its tensors and patterns on a device."""
+    parts: dict[str, Any] = {each.name: getattr(plan, each.name) for each in fields(plan)}  # type: ignore[arg-type]
+    moved = {name: part.to(device) for name, part in parts.items() if isinstance(part, (Tensor, AttentionPattern))}
+    return replace(plan, **moved)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
@@ -50,7 +78,7 @@ class Slices:
 
 @dataclass(frozen=True)
 class GlobalTokens:
-    """The global tokens of the whole batch, row after row, on the host: (T) int64 each.
+    """The global tokens of the whole batch, row after row: (T) int64 each.
 
     Attributes:
         row, place: where they stand.
@@ -64,18 +92,18 @@ class GlobalTokens:
 
     @classmethod
     def of(cls, whole: AttentionPattern) -> GlobalTokens:
-        """Those of a pattern; read from its device at once."""
+        """Those of a pattern on the host."""
         if whole.is_global is None:
             return cls(*torch.empty(4, 0, dtype=torch.int64))
         segments = whole.segments
         row, place = whole.is_global.nonzero(as_tuple=True)
-        places = torch.arange(segments.shape[1], device=segments.device).expand(segments.shape).flatten()
+        places = torch.arange(segments.shape[1]).expand(segments.shape).flatten()
         number = torch.where(segments == MASKED, segments.numel(), segments).flatten()
         bounds = places.new_full((segments.numel() + 1,), segments.shape[1])
         first = bounds.scatter_reduce(0, number, places, "amin")
         last = torch.zeros_like(bounds).scatter_reduce(0, number, places, "amax")
         segment = segments[row, place]
-        return cls(*torch.stack([row, place, first[segment], last[segment]]).cpu())
+        return cls(row, place, first[segment], last[segment])
 
     def within(self, spans: tuple[range, ...]) -> Tensor:
         """(P, T) bool, whether each span holds each of them."""
@@ -116,7 +144,7 @@ class HaloPlan:
         """The plan for windows that reach so many tokens to each side.
 
         Args:
-            whole: the pattern of the whole batch.
+            whole: the pattern of the whole batch, on the host.
             slices: who holds which tokens.
             tokens: the global tokens of `whole`.
             reach: the largest distance between a query and a key of its window, in tokens.
@@ -159,10 +187,16 @@ class HaloPlan:
             ],
             dim=1,
         )
-        device = whole.segments.device
-        pattern = _subsequence(whole, places.to(device), has_fillers=bool((places < 0).any()))
+        pattern = _subsequence(whole, places)
         pattern.wanted = range(left.shape[1], left.shape[1] + len(own))
-        return cls(sends, receives, torch.cat(index).to(device), left.to(device), right.to(device), pattern)
+        return cls(sends, receives, torch.cat(index), left, right, pattern)
+
+    def to(self, device: torch.device) -> HaloPlan:
+        """The plan on a device."""
+        if device.type != "cpu" and self.pattern.is_packed and self.pattern.num_global:
+            # Their sizes go along with the pattern; else they would be read from the device.
+            GlobalDocuments.of(self.pattern)
+        return _moved(self, device)
 
 
 def _reached(span: range, reach: int, num_tokens: int, is_causal: bool) -> range:
@@ -188,13 +222,13 @@ def _in_rows(tokens: GlobalTokens, chosen: Tensor, num_rows: int, at_end: bool) 
     return torch.full((num_rows, most), -1).index_put((row, column), index)
 
 
-def _subsequence(whole: AttentionPattern, places: Tensor, has_fillers: bool) -> AttentionPattern:
+def _subsequence(whole: AttentionPattern, places: Tensor) -> AttentionPattern:
     """The pattern of the (B, M) places of each row, those below 0 masked."""
     known = places.clamp(min=0)
     segments = torch.where(places < 0, MASKED, whole.segments.gather(1, known))
     is_global = None if whole.is_global is None else whole.is_global.gather(1, known) & (places >= 0)
     options = {"keep_empty": False, "is_causal": whole.is_causal, "dilations": whole.dilations}
-    if whole.is_uniform and not has_fillers:
+    if whole.is_uniform and not bool((places < 0).any()):
         return AttentionPattern.build(None, is_global, places, **options)  # type: ignore[arg-type]
     # Numbered from 0 again.
     present, number = segments.unique(return_inverse=True)
@@ -225,8 +259,8 @@ class QuestionPlan:
 
     @classmethod
     def of(cls, whole: AttentionPattern, slices: Slices, tokens: GlobalTokens) -> QuestionPlan:
-        """The plan for the global tokens of a whole batch, with `slices` of its rows."""
-        device, num_rows = whole.segments.device, len(whole.segments)
+        """The plan for the global tokens of a whole batch on the host, with `slices` of its rows."""
+        num_rows = len(whole.segments)
         answers = tokens.share_document(slices.spans)  # (P, T)
         if whole.is_causal:
             answers &= _bounds(slices.spans)[0] <= tokens.place
@@ -243,17 +277,15 @@ class QuestionPlan:
 
         own = torch.stack([tokens.row[mine], tokens.place[mine] - slices.own.start])
         place = torch.full((num_rows, max(int(count.max()), 1) if num_rows else 1), -1)
-        place = place.index_put((row, column), tokens.place[token]).to(device)
+        place = place.index_put((row, column), tokens.place[token])
         segments = torch.where(place < 0, MASKED - 1, whole.segments.gather(1, place.clamp(min=0)))
         here = slice(slices.own.start, slices.own.stop)
         allowed = segments[:, :, None] == whole.segments[:, None, here]
         if whole.is_causal:
-            allowed &= torch.arange(here.start, here.stop, device=device) <= place[:, :, None]
-        return cls(
-            own.to(device),
-            torch.cat(to_ask).to(device),
-            list(map(len, to_ask)),
-            list(map(len, asked)),
-            torch.stack([row, column]).to(device),
-            allowed,
-        )
+            allowed &= torch.arange(here.start, here.stop) <= place[:, :, None]
+        sends, receives = list(map(len, to_ask)), list(map(len, asked))
+        return cls(own, torch.cat(to_ask), sends, receives, torch.stack([row, column]), allowed)
+
+    def to(self, device: torch.device) -> QuestionPlan:
+        """The plan on a device."""
+        return _moved(self, device)

@@ -129,8 +129,10 @@ class _RandomStreams:
         if device.type == "cpu":
             self._stack.enter_context(torch.random.fork_rng(devices=[]))
         else:
+            accelerator = torch.get_device_module(device)
             self._stack.enter_context(torch.random.fork_rng([device.index or 0], device_type=device.type))
-            torch.get_device_module(device).manual_seed(seed)
+            with accelerator.device(device):
+                accelerator.manual_seed(seed)
         torch.default_generator.manual_seed(seed)
 
     def leave(self) -> None:

@@ -16,6 +16,8 @@ from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
+    TrainerControl,
+    TrainerState,
     TrainingArguments,
 )
 from transformers.trainer_callback import ProgressCallback
@@ -29,6 +31,28 @@ from .class_weights import weighted_loss
 from .data import TaskData, collator
 from .plan import TrainingPlan
 from .report import Progress
+
+
+class _CountTokensOnce(TrainerCallback):
+    """Count the tokens of documents that processes share once, not once for each process as `Trainer` does.
+
+    Args:
+        num_sharing: processes that share a document.
+    """
+
+    def __init__(self, num_sharing: int) -> None:
+        self._num_sharing = num_sharing
+        self._before = 0
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Remember the tokens of the steps before."""
+        self._before = state.num_input_tokens_seen
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Correct those of this step, before they are reported or saved."""
+        state.num_input_tokens_seen = self._before + (state.num_input_tokens_seen - self._before) // self._num_sharing
 
 
 class LongformerTrainer(Trainer):
@@ -45,6 +69,8 @@ class LongformerTrainer(Trainer):
     def __init__(self, *args: Any, context_parallel: int = 1, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._sharing = neighbours(context_parallel) if context_parallel > 1 else None
+        if self._sharing is not None:
+            self.add_callback(_CountTokensOnce(context_parallel))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The batches of this process, the same for all processes that share documents."""

@@ -24,9 +24,7 @@ def run(checks: Mapping[str, Check], size: int, folder: Path) -> dict[str, list[
     Returns:
         What went wrong in each check, by process.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     # What is imported is imported once, and the processes start with it.
     needed = [f"{__package__}.checks"]
     processes.get_context("forkserver").set_forkserver_preload(needed)
@@ -36,6 +34,13 @@ def run(checks: Mapping[str, Check], size: int, folder: Path) -> dict[str, list[
         for name, failure in json.loads((folder / f"{rank}.json").read_text()).items():
             failures[name].append(f"rank {rank}: {failure}")
     return failures
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens to."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def _work(rank: int, checks: dict[str, Check], size: int, port: int, folder: Path) -> None:

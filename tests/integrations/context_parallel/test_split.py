@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,10 +21,25 @@ def _random(seeds: range) -> dict[str, Check]:
     }
 
 
+SAME: dict[str, tuple[int, dict[str, Any]]] = {
+    "packed": (3, {"batch": checks.packed_batch()}),
+    "packed, causal": (4, {"batch": checks.packed_batch(), "is_causal": True}),
+    "unpadded": (3, {"batch": checks.padded_batch(), "unpad_inputs": True}),
+    "padded": (4, {"batch": checks.padded_batch(), "unpad_inputs": False}),
+    "fewer tokens than processes": (4, {"batch": checks.small_batch(2, 3)}),
+    "one token": (4, {"batch": checks.small_batch(1, 1)}),
+    "windows of layers": (4, {"batch": checks.small_batch(), "attention_window": [2, 40]}),
+    "dilations of heads": (4, {"batch": checks.small_batch(), "attention_dilation": [[1, 3, 1], [2, 2, 5]]}),
+    "checkpointed": (2, {"batch": checks.small_batch(), "checkpointing": "plain"}),
+    "checkpointed, reentrant": (2, {"batch": checks.small_batch(), "checkpointing": "reentrant"}),
+}
 FEW: dict[str, Check] = {
     **_random(range(1)),
     "float32": (2, checks.same_in_float32),
     "bfloat16": (2, checks.close_in_bfloat16),
+    "autocast": (2, checks.close_under_autocast),
+    "mean of dropout": (2, checks.dropout_keeps_the_mean),
+    **{f"same: {name}": (size, partial(checks.same_with, **changes)) for name, (size, changes) in SAME.items()},
     "LoRA": (2, checks.same_with_lora),
     "slices": (3, checks.states_and_logits_are_of_the_slice),
     "embeddings": (2, checks.embeddings_in_place_of_ids),
@@ -39,7 +55,6 @@ FEW: dict[str, Check] = {
 MANY: dict[str, Check] = {
     **_random(range(1, 60)),
     "long documents": (4, partial(checks.random_batches_of_one_model, seeds=range(20))),
-    "a process away": (4, checks.a_process_that_is_away_is_named),
 }
 
 

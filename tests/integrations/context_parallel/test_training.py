@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,39 @@ import longformer_plus
 pytest.importorskip("accelerate")
 
 from longformer_plus.integrations.training.plan import TrainingPlan
+from longformer_plus.integrations.training.run import last_checkpoint
 
 from ...fine_tuning import model_fields, rows, write_rows
+from . import training_checks
+from .processes import run
+from .training_checks import losses
+
+
+@pytest.fixture(scope="module")
+def failures(
+    tokenizer: longformer_plus.LongformerPlusTokenizer, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[str]]:
+    """Of two processes that train together."""
+    folder = tmp_path_factory.mktemp("training")
+    checks = {}
+    for name, task, check in RUNS:
+        (folder / name).mkdir()
+        tokenizer.save_pretrained(folder / name / "tokenizer")
+        source = write_rows(folder / f"{name}.jsonl", rows(task, 8))
+        checks[name] = (2, partial(check, task=task, source=source, folder=folder / name))
+    return run(checks, 2, folder)
+
+
+RUNS = [
+    ("packed", "fill-mask", training_checks.resumed_as_one_left_alone),
+    ("shuffled", "text-classification", training_checks.resumed_as_one_left_alone),
+    ("counted", "fill-mask", training_checks.tokens_are_counted_once),
+]
+
+
+@pytest.mark.parametrize("name", [name for name, _, _ in RUNS])
+def test_two_processes_train_together(name: str, failures: dict[str, list[str]]) -> None:
+    assert not failures[name], "\n".join(failures[name])
 
 
 @pytest.mark.slow
@@ -31,16 +64,15 @@ def test_two_processes_share_documents_as_one_trains(
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     source = write_rows(tmp_path / "data.jsonl", rows(task, 16))
     options: list[Any] = ["--task", task, "--train", source, "--eval", source, "--config", json.dumps(model_fields())]
-    options += ["--tokenizer", tmp_path / "tokenizer", "--max-length", "100", "--stride", "16", "--batch", "2"]
+    options += ["--tokenizer", tmp_path / "tokenizer", "--max-length", "100", "--stride", "16"]
+    options += ["--batch", "1", "--accumulate", "2"]
     options += ["--log-every", "1", "--learning-rate", "1e-3", "--max-eval-rows", "8", "--precision", "float32"]
     options += ["--save-every", "2", "--schedule", "constant"]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     shared = [*launch, "-m", "longformer_plus.cli", "train", *options, "--context-parallel", "2"]
     _run(["-m", "longformer_plus.cli", "train", *options, "--output", tmp_path / "one", "--max-steps", "4"])
     _run([*shared, "--output", tmp_path / "two", "--max-steps", "4"])
-    one, two = (json.loads((tmp_path / where / "trainer_state.json").read_text()) for where in ("one", "two"))
-    losses = [[entry["loss"] for entry in state["log_history"] if "loss" in entry] for state in (one, two)]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
     for name, values in load_file(tmp_path / "one" / "model.safetensors").items():
         # Their gradient is zero but for rounding, which AdamW makes steps of full size from.
         if name.endswith((".key.bias", ".key_global.bias", "qa_outputs.bias")):
@@ -49,12 +81,42 @@ def test_two_processes_share_documents_as_one_trains(
         assert_close(again, values, atol=1e-4, rtol=0, msg=name)
 
 
+_ALONE = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
 def _run(command: list[Any]) -> None:
-    alone = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [sys.executable, *map(str, command)], capture_output=True, text=True, env=alone, timeout=400, check=False
+        [sys.executable, *map(str, command)], capture_output=True, text=True, env=_ALONE, timeout=400, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victims", ["one", "all"])
+def test_killed_and_resumed(victims: str, tokenizer: longformer_plus.LongformerPlusTokenizer, tmp_path: Path) -> None:
+    """SIGKILL to one of two processes, whose launcher then ends the other, or to both and their launcher."""
+    psutil = pytest.importorskip("psutil")
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    source = write_rows(tmp_path / "data.jsonl", rows("fill-mask", 16))
+    config = model_fields(hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "longformer_plus.cli"]
+    command += ["train", "--task", "fill-mask", "--train", source, "--config", json.dumps(config), "--batch", "2"]
+    command += ["--tokenizer", str(tmp_path / "tokenizer"), "--max-length", "100", "--context-parallel", "2"]
+    command += ["--log-every", "1", "--save-every", "5", "--max-steps", "60"]
+    killed = tmp_path / "killed"
+    with open(tmp_path / "log", "w") as log:
+        run = subprocess.Popen([sys.executable, *command, "--output", killed], stdout=log, stderr=log, env=_ALONE)
+        while last_checkpoint(killed) is None:
+            assert run.poll() is None, (tmp_path / "log").read_text()[-3000:]
+            time.sleep(0.01)
+        processes = psutil.Process(run.pid).children(recursive=True)
+        for process in processes[-1:] if victims == "one" else [*processes, run]:
+            process.kill()
+        assert run.wait(60) != 0
+    assert not (killed / "model.safetensors").exists(), "it was killed too late"
+    _run([*command, "--output", tmp_path / "alone"])
+    _run([*command, "--output", killed, "--resume"])
+    assert losses(killed) == pytest.approx(losses(tmp_path / "alone"), rel=1e-5)
 
 
 def test_a_plan_that_does_not_fit_the_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
