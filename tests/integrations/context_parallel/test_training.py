@@ -19,8 +19,8 @@ import longformer_plus
 
 pytest.importorskip("accelerate")
 
+from longformer_plus.integrations.training.folder import last_checkpoint
 from longformer_plus.integrations.training.plan import TrainingPlan
-from longformer_plus.integrations.training.run import last_checkpoint
 
 from ...fine_tuning import model_fields, rows, write_rows
 from . import training_checks
