@@ -89,12 +89,13 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=200)
+    parser.add_argument("--longest", type=int, default=20_000, help="tokens of the longest; the shortest has 50")
     parser.add_argument("--base", action="store_true", help="a base-size model with random weights")
     parser.add_argument("--sample", type=int, default=20, help="documents that the pipeline reads")
     parser.add_argument("--pipeline-batch", type=int, default=1, help="documents in a batch of the pipeline")
     parser.add_argument("--precision", default="float32", help="of predict and the bare forward: float32 or bfloat16")
     options = parser.parse_args()
-    documents = texts(options.documents)
+    documents = texts(options.documents, options.longest)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         write_checkpoint(work / "model", options.base)
@@ -103,7 +104,8 @@ def main() -> None:
         sample = documents[:: max(len(documents) // options.sample, 1)]
         whole, bare, piped = measure(work, sample, options.pipeline_batch, options.precision)
     model = "base size" if options.base else "shipped"
-    print(f"{options.documents} documents, {bare.tokens:,} tokens, {model}, {options.precision}; {circumstances()}")
+    lengths = f"{options.documents} documents of 50 to {options.longest:,} tokens, {bare.tokens:,} in all"
+    print(f"{lengths}, {model}, {options.precision}; {circumstances()}")
     print(f"pipeline: {len(sample)} documents, {piped.tokens:,} tokens, in batches of {options.pipeline_batch}")
     for name, spent in (("bare forward", bare), ("predict", whole), ("transformers' pipeline", piped)):
         print(f"{name}: {spent.tokens / spent.clock:,.0f} tokens/s, {spent.tokens / spent.processor:,.0f} by processor")
@@ -127,14 +129,17 @@ def measure(work: Path, sample: list[str], size: int, precision: str) -> tuple[S
     def forward(batch: dict[str, torch.Tensor]) -> None:
         model(**batch)
 
+    def run_pipeline(chunk: list[str]) -> None:
+        tokens = sum(map(len, tokenizer(chunk, truncation=True, max_length=4096)["input_ids"]))
+        piped.time(lambda: classify(chunk, batch_size=size), tokens)
+
     def run_in_turns(reader: StretchReader, stretches: Any) -> Any:
         rows = [{"input_ids": each.encoding.ids, "attention_mask": each.encoding.attention_mask} for each in stretches]
         tokens = sum(len(each["input_ids"]) for each in rows)
         batch = others.time(lambda: dict(tokenizer.pad(rows, padding_side="right", return_tensors="pt")))
         bare.time(lambda: forward(batch), tokens)
         if chunk := next(waiting, []):
-            ids = others.time(lambda: tokenizer(chunk, truncation=True, max_length=4096)["input_ids"])
-            piped.time(lambda: classify(chunk, batch_size=size), sum(map(len, ids)))
+            others.time(lambda: run_pipeline(chunk))
         return run(reader, stretches)
 
     others = Spent()
@@ -143,8 +148,11 @@ def measure(work: Path, sample: list[str], size: int, precision: str) -> tuple[S
     StretchReader._run = run_in_turns  # type: ignore[method-assign]
     whole.time(lambda: predict(plan))
     StretchReader._run = run  # type: ignore[method-assign]
+    whole = whole.without(bare, others)
     whole.tokens = bare.tokens
-    return whole.without(bare, piped, others), bare, piped
+    for chunk in waiting:
+        run_pipeline(chunk)
+    return whole, bare, piped
 
 
 if __name__ == "__main__":
