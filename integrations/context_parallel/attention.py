@@ -6,6 +6,7 @@ size, G questions of a row, Q questions received.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -28,18 +29,18 @@ class SplitAttention:
         whole: the pattern of the whole batch.
         slices: who holds which tokens.
         group: the processes.
+        reaches: how far the windows of the layers reach, in tokens. All is planned now: a compiled layer cannot plan.
     """
 
-    def __init__(self, whole: AttentionPattern, slices: Slices, group: ProcessGroup) -> None:
+    def __init__(self, whole: AttentionPattern, slices: Slices, group: ProcessGroup, reaches: Iterable[int]) -> None:
         self.group = group
-        self._device = whole.segments.device
-        self._whole, self._slices = on_host(whole), slices
-        self._tokens = GlobalTokens.of(self._whole)
-        self._halos: dict[int, HaloPlan] = {}
+        device, host = whole.segments.device, on_host(whole)
+        tokens = GlobalTokens.of(host)
+        self._halos = {reach: HaloPlan.of(host, slices, tokens, reach).to(device) for reach in sorted(set(reaches))}
         self._questions: QuestionPlan | None = None
         # In training also where there are none, so that each parameter has a gradient.
         if whole.num_global > 0:
-            self._questions = QuestionPlan.of(self._whole, slices, self._tokens).to(self._device)
+            self._questions = QuestionPlan.of(host, slices, tokens).to(device)
 
     def extend(self, local_rows: LocalRows) -> LocalRows:
         """The same backend, by which the own tokens attend to those of others too: (B, n, H, D) -> (B, n, H, D)."""
@@ -56,7 +57,7 @@ class SplitAttention:
         dilation: int = 1,
         dropout: float = 0.0,
     ) -> tuple[Tensor, None]:
-        plan = self._halo(window // 2 * dilation)
+        plan = self._halos[window // 2 * dilation]
         head_size = key.shape[-1]
         rows = torch.cat([key, value], dim=-1)
         received = all_to_all(rows.flatten(0, 1)[plan.send_index], plan.sends, plan.receives, self.group)
@@ -69,12 +70,6 @@ class SplitAttention:
         query = F.pad(query, (0, 0, 0, 0, *around))
         context, _ = local_rows(query, key, value, plan.pattern, window, dilation, dropout)
         return context[:, around[0] : context.shape[1] - around[1]], None
-
-    def _halo(self, reach: int) -> HaloPlan:
-        if reach not in self._halos:
-            plan = HaloPlan.of(self._whole, self._slices, self._tokens, reach)
-            self._halos[reach] = plan.to(self._device)
-        return self._halos[reach]
 
     def put_global(
         self,

@@ -21,6 +21,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from longformer_plus.attention import AttentionPattern
 from longformer_plus.model.encoder import LongformerPlusModel, pooled_token
+from longformer_plus.model.layers import LongformerPlusSelfAttention
 from longformer_plus.model.losses import IGNORED_LABEL, Count, token_loss
 from longformer_plus.model.padding import Padding
 
@@ -58,7 +59,6 @@ def split_sequence(model: nn.Module, processes: DeviceMesh | ProcessGroup) -> It
         raise ValueError(f"A {type(model).__name__} is not allowed: it holds no LongformerPlusModel to be split.")
     if any(encoder.sequence_split is not None for encoder in encoders):
         raise ValueError("The model is split already: leave the first split_sequence before the next one.")
-    split = SplitOverProcesses(group)
     streams = _RandomStreams(group)
     with ExitStack() as stack:
 
@@ -69,7 +69,7 @@ def split_sequence(model: nn.Module, processes: DeviceMesh | ProcessGroup) -> It
         stack.callback(model.register_forward_pre_hook(before, with_kwargs=True).remove)
         stack.callback(model.register_forward_hook(lambda *_: streams.leave(), always_call=True).remove)
         for encoder in encoders:
-            encoder.sequence_split = split
+            encoder.sequence_split = SplitOverProcesses(group, encoder)
             stack.callback(setattr, encoder, "sequence_split", None)
         yield
 
@@ -145,10 +145,13 @@ class SplitOverProcesses:
 
     Args:
         group: the processes.
+        encoder: the model.
     """
 
-    def __init__(self, group: ProcessGroup) -> None:
+    def __init__(self, group: ProcessGroup, encoder: LongformerPlusModel) -> None:
         self.group = group
+        layers = [module for module in encoder.modules() if isinstance(module, LongformerPlusSelfAttention)]
+        self._reaches = {layer.window // 2 * dilation for layer in layers for dilation in layer.dilations}
         self._padding: Padding | None = None
         self._slices = Slices.of(0, dist.get_world_size(group), dist.get_rank(group))
         self._shape = (0, 0)
@@ -165,6 +168,10 @@ class SplitOverProcesses:
             rows = self._padding.remove(rows)
         return rows[:, self._slices.own.start : self._slices.own.stop]
 
+    @torch.compiler.disable(
+        reason="split_sequence decides on the host, from the values of the masks, which process sends what. Compile "
+        "each layer, by layer.compile(fullgraph=True), or the whole model without fullgraph=True."
+    )
     def pattern(self, whole: AttentionPattern) -> AttentionPattern:
         """The pattern of the own tokens, by which the layers exchange what they lack."""
         own = slice(self._slices.own.start, self._slices.own.stop)
@@ -177,7 +184,7 @@ class SplitOverProcesses:
             whole.is_packed,
             whole.is_causal,
             whole.dilations,
-            exchange=SplitAttention(whole, self._slices, self.group),
+            exchange=SplitAttention(whole, self._slices, self.group, self._reaches),
         )
 
     def pooled(self, hidden_states: Tensor, attention_mask: Tensor | None, is_causal: bool) -> Tensor:

@@ -113,15 +113,23 @@ def padded_batch() -> dict[str, Tensor]:
     }
 
 
-def same_with(group: ProcessGroup, batch: dict[str, Tensor], **changes: Any) -> None:
-    """Fields of a configuration, or how its model is run."""
-    checkpointing = changes.pop("checkpointing", None)
-    for backend in ("eager", "sdpa"):
-        model = small_model(**changes).double()
+def same_with(
+    group: ProcessGroup,
+    batch: dict[str, Tensor],
+    backends: tuple[str, ...] = ("eager", "sdpa"),
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float64,
+    checkpointing: str | None = None,
+    **changes: Any,
+) -> None:
+    """With fields of a configuration, or another way to run its model."""
+    batch = {name: values.to(device) for name, values in batch.items()}
+    for backend in backends:
+        model = small_model(**changes).to(device, dtype)
         model.set_attn_implementation(backend)
         if checkpointing is not None:
             model.gradient_checkpointing_enable({"use_reentrant": checkpointing == "reentrant"})
-        assert_same_step(model, batch, group)
+        assert_same_step(model, batch, group, tolerance=1e-10 if dtype == torch.float64 else 1e-4)
 
 
 def dropout_keeps_the_mean(group: ProcessGroup) -> None:
@@ -140,6 +148,42 @@ def dropout_keeps_the_mean(group: ProcessGroup) -> None:
     error = (draws.mean(0) - expected).abs() / (draws.std(0) / len(draws) ** 0.5)
     assert draws.std(0).min() > 0
     assert error.max() < 6
+
+
+def layers_compile(group: ProcessGroup) -> None:
+    """Each layer as one graph, forward and backward, with global tokens and with dilations of heads."""
+    batch = small_batch()
+    model = small_model(attention_dilation=[1, [1, 2, 1]]).double()
+    step(model, batch)
+    expected = gradients(model)
+    for layer in model.longformer.encoder.layer:
+        layer.compile(backend="aot_eager", fullgraph=True)
+    model.zero_grad()
+    torch._dynamo.utils.counters.clear()
+    with split_sequence(model, group):
+        step(model, batch)
+    average_gradients(model, group)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == len(model.longformer.encoder.layer)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, expected[name], msg=name)
+
+
+def a_whole_model_compiles_in_parts(group: ProcessGroup) -> None:
+    """As one graph it is refused."""
+    batch = small_batch()
+    model = small_model().double()
+    step(model, batch)
+    expected = gradients(model)
+    graph = torch.compile(model, backend="aot_eager", fullgraph=True)
+    with pytest.raises(Exception, match="split_sequence decides on the host"), split_sequence(graph, group):
+        graph(**batch)
+    torch._dynamo.reset()
+    parts = torch.compile(model, backend="aot_eager")
+    with split_sequence(parts, group):
+        step(parts, batch)
+    average_gradients(model, group)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, expected[name], msg=name)
 
 
 def same_with_lora(group: ProcessGroup) -> None:
@@ -246,25 +290,25 @@ def bytes_to_others(rows: Tensor, sends: list[int], group: ProcessGroup) -> int:
     return (sum(sends) - sends[dist.get_rank(group)]) * features * rows.element_size()
 
 
-def _draw(drawn: list[Tensor], *_: Any) -> None:
-    drawn.append(torch.rand(()))
+def _draw(drawn: list[Tensor], device: str, *_: Any) -> None:
+    drawn.append(torch.rand((), device=device))
 
 
-def streams_differ(group: ProcessGroup) -> None:
+def streams_differ(group: ProcessGroup, device: str = "cpu") -> None:
     """Processes with one seed drop other states of their slices, draw alike outside, and again when checkpointed."""
-    batch = small_batch()
+    batch = {name: values.to(device) for name, values in small_batch().items()}
     losses = []
     for is_checkpointed in (False, True):
-        model = small_model(hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3)
+        model = small_model(hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3).to(device)
         if is_checkpointed:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         drawn: list[Tensor] = []
-        hook = partial(_draw, drawn)
+        hook = partial(_draw, drawn, device)
         model.longformer.embeddings.dropout.register_forward_hook(hook)
         torch.manual_seed(3)
         with split_sequence(model, group):
             losses.append(step(model, batch).loss)
-        for values, differ in ((drawn[0], True), (torch.rand(()), False), (losses[-1].detach(), False)):
+        for values, differ in ((drawn[0], True), (torch.rand((), device=device), False), (losses[-1].detach(), False)):
             everyones = exchange.gather_on_all(values, group)
             assert (len(everyones.unique()) == len(everyones)) is differ
     torch.testing.assert_close(losses[0], losses[1])

@@ -18,8 +18,8 @@ from torch.distributed import ProcessGroup
 Check = tuple[int, Callable[[ProcessGroup], None]]
 
 
-def run(checks: Mapping[str, Check], size: int, folder: Path) -> dict[str, list[str]]:
-    """Run checks in `size` processes.
+def run(checks: Mapping[str, Check], size: int, folder: Path, backend: str = "gloo") -> dict[str, list[str]]:
+    """Run checks in `size` processes, each with a GPU of its own where the backend is NCCL.
 
     Returns:
         What went wrong in each check, by process.
@@ -28,7 +28,9 @@ def run(checks: Mapping[str, Check], size: int, folder: Path) -> dict[str, list[
     # What is imported is imported once, and the processes start with it.
     needed = [f"{__package__}.checks"]
     processes.get_context("forkserver").set_forkserver_preload(needed)
-    processes.start_processes(_work, (dict(checks), size, port, folder), nprocs=size, start_method="forkserver")
+    processes.start_processes(
+        _work, (dict(checks), size, port, folder, backend), nprocs=size, start_method="forkserver"
+    )
     failures: dict[str, list[str]] = {name: [] for name in checks}
     for rank in range(size):
         for name, failure in json.loads((folder / f"{rank}.json").read_text()).items():
@@ -43,10 +45,12 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _work(rank: int, checks: dict[str, Check], size: int, port: int, folder: Path) -> None:
+def _work(rank: int, checks: dict[str, Check], size: int, port: int, folder: Path, backend: str) -> None:
     torch.set_num_threads(1)
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
     limit = timedelta(minutes=5)  # processes wait for those with more checks
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=size, timeout=limit)
+    dist.init_process_group(backend, f"tcp://127.0.0.1:{port}", rank=rank, world_size=size, timeout=limit)
     failures = {}
     groups = {number: dist.new_group(range(number), timeout=limit) for number in range(1, size + 1)}
     for name, (number, check) in checks.items():

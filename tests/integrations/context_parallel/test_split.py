@@ -54,6 +54,8 @@ FEW: dict[str, Check] = {
 }
 MANY: dict[str, Check] = {
     **_random(range(1, 60)),
+    "compiled layers": (2, checks.layers_compile),
+    "compiled whole": (2, checks.a_whole_model_compiles_in_parts),
     "long documents": (4, partial(checks.random_batches_of_one_model, seeds=range(20))),
 }
 
