@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
-import tempfile
+from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
 
-from . import extract_text
+from longformer_plus.integrations.data.documents import Limits, UnreadableError
+from longformer_plus.integrations.data.limited_reading import LimitedReader
 
 MOST_UPLOAD_BYTES = 10_000_000
 MOST_CHARACTERS = 1_000_000
 MOST_QUESTION_CHARACTERS = 1000
-FILE_TYPES = sorted(extract_text.READERS)
+LIMITS = Limits(seconds=20, memory_bytes=1_500_000_000, pages=200, unpacked_bytes=50_000_000, cells=20_000)
+_KINDS = {".txt": "text", ".md": "text", ".pdf": "pdf", ".docx": "docx"}
+FILE_TYPES = sorted(_KINDS)
 
 # Written for this project.
 SAMPLES = {
@@ -68,36 +68,22 @@ def read_upload(path: str | Path) -> str:
     """
     path = Path(path)
     try:
-        if path.suffix.lower() not in extract_text.READERS:
+        if path.suffix.lower() not in _KINDS:
             raise InputError(f"Files of this type cannot be read. Upload one of {', '.join(FILE_TYPES)}.")
         if path.stat().st_size > MOST_UPLOAD_BYTES:
             raise InputError(
                 f"The file has {path.stat().st_size:,} bytes; at most {MOST_UPLOAD_BYTES:,} are taken. Upload a part "
                 "of it."
             )
-        with tempfile.TemporaryDirectory() as folder:
-            private = Path(folder) / f"upload{path.suffix.lower()}"
-            shutil.copyfile(path, private)
-            return check_text(_read_apart(private), "file")
+        data = path.read_bytes()
     except OSError as error:
         raise InputError("The file did not arrive. Upload it again, under a simpler name.") from error
-
-
-def _read_apart(path: Path) -> str:
-    """The text of a file, read by `extract_text` in a process of its own."""
-    command = [sys.executable, "-I", extract_text.__file__, str(path)]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=extract_text.SECONDS + 10, check=False)  # noqa: S603
-    except subprocess.TimeoutExpired as error:
-        raise InputError("The file takes too long to read. Upload a part of it, or its text.") from error
-    if done.returncode == 1:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        # A traceback is for the one who runs the demo; a visitor gets the message that `extract_text` wrote.
-        if lines and not lines[0].startswith("Traceback"):
-            raise InputError(lines[-1])
-    if done.returncode:
-        raise InputError("The file cannot be read: it is broken, or takes too much time or memory.")
-    return done.stdout.decode(errors="replace")
+    # In a process for this file alone: what happens in there harms no other visitor.
+    with closing(LimitedReader(LIMITS)) as reader:
+        try:
+            return check_text(reader.read(_KINDS[path.suffix.lower()], data), "file")
+        except UnreadableError as error:
+            raise InputError(f"The file cannot be read: {error}.") from error
 
 
 def sample(name: str) -> str:

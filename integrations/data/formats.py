@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .documents import UnreadableError, encoding_of, read_text
+from .documents import Limits, UnreadableError, encoding_of, read_text
 from .files import OpenedFile, load
 from .limited_reading import LimitedReader
 
@@ -22,7 +22,7 @@ DOCUMENTS = ("text", "pdf", "docx")
 _MOST_CHARACTERS_OF_A_CELL = 2**31 - 1
 _CHUNK = 2**18
 # Room for a book of a thousand pages; a corpus is not held up by a file that was made to take for ever.
-_LIMITED = LimitedReader(seconds=300, memory_bytes=4_000_000_000)
+_LIMITED = LimitedReader(Limits(seconds=300, memory_bytes=4_000_000_000))
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
 _ROWS_OF_A_BATCH = 64

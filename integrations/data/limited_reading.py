@@ -11,10 +11,11 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
 
 from . import documents
-from .documents import UnreadableError
+from .documents import Limits, UnreadableError
 
 # A process that waits for a processor, or for the disk, needs more time by the clock than the limit says.
 _CLOCK = 4
@@ -24,13 +25,11 @@ class LimitedReader:
     """Reads documents one after another in a process that starts with the first, and ends with this one or `close`.
 
     Args:
-        seconds: of the processor, for a document.
-        memory_bytes: of the process.
+        limits: those of each document.
     """
 
-    def __init__(self, seconds: int, memory_bytes: int) -> None:
-        self.seconds = seconds
-        self.memory_bytes = memory_bytes
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
@@ -42,11 +41,11 @@ class LimitedReader:
             data: its bytes.
 
         Raises:
-            UnreadableError: it is broken, or takes too much time or memory.
+            UnreadableError: it is broken, too large, or takes too much time or memory.
         """
         with self._lock:
             process = self._process = self._process or self._start()
-            timer = threading.Timer(_CLOCK * self.seconds, process.kill)
+            timer = threading.Timer(_CLOCK * self._limits.seconds, process.kill)
             timer.start()
             try:
                 answer = _ask(process, kind, data)
@@ -54,9 +53,8 @@ class LimitedReader:
                 timer.cancel()
             if answer is None:
                 self._end()
-                raise UnreadableError(
-                    f"it takes more than {self.seconds} s or {self.memory_bytes / 1e9:g} GB of memory to read"
-                )
+                limits = f"{self._limits.seconds} s or {self._limits.memory_bytes / 1e9:g} GB of memory"
+                raise UnreadableError(f"it takes more than {limits} to read")
         if "error" in answer:
             raise UnreadableError(answer["error"])
         return answer["text"]
@@ -67,9 +65,9 @@ class LimitedReader:
             self._end()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        limits = [str(self.seconds), str(self.memory_bytes)]
+        limits = json.dumps(asdict(self._limits))
         return subprocess.Popen(  # noqa: S603
-            [sys.executable, "-I", documents.__file__, *limits, *filter(None, sys.path)],
+            [sys.executable, "-I", documents.__file__, limits, *filter(None, sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -6,14 +6,17 @@ import time
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("gradio")
 
-from longformer_plus.demo import extract_text, inputs
+from longformer_plus.demo import inputs
 from longformer_plus.demo.inputs import InputError, check_text, read_upload, sample
+
+from ..integrations.data.test_limited_reading import endless_pdf
 
 
 def test_texts_are_checked() -> None:
@@ -77,7 +80,7 @@ def test_files_are_read_and_stay_for_whoever_else_uploaded_them(name: str, tmp_p
 
 def _bomb(path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("word/document.xml", b"0" * (extract_text.MOST_UNPACKED_BYTES + 1))
+        archive.writestr("word/document.xml", b"0" * (inputs.LIMITS.unpacked_bytes + 1))
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -103,10 +106,10 @@ def test_broken_files_get_a_message(name: str, tmp_path: Path) -> None:
 
 
 def test_a_file_that_takes_too_long_gets_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extract_text, "SECONDS", -9.99)
-    path = tmp_path / "slow.txt"
-    path.write_text("slow")
-    with pytest.raises(InputError, match="too long to read"):
+    monkeypatch.setattr(inputs, "LIMITS", replace(inputs.LIMITS, seconds=1))
+    path = tmp_path / "slow.pdf"
+    path.write_bytes(endless_pdf())
+    with pytest.raises(InputError, match="it takes more than 1 s"):
         read_upload(path)
 
 

@@ -13,16 +13,18 @@ import psutil
 import pytest
 
 from longformer_plus.integrations.data import formats
-from longformer_plus.integrations.data.documents import UnreadableError
+from longformer_plus.integrations.data.documents import Limits, UnreadableError
 from longformer_plus.integrations.data.limited_reading import LimitedReader
 from longformer_plus.integrations.data.sources import iterate_entries
 
 from .test_formats import as_docx, as_pdf
 
+LIMITS = Limits(seconds=1, memory_bytes=400_000_000)
+
 
 @pytest.fixture
 def reader() -> Iterator[LimitedReader]:
-    reader = LimitedReader(seconds=1, memory_bytes=400_000_000)
+    reader = LimitedReader(LIMITS)
     yield reader
     reader.close()
 
@@ -72,7 +74,7 @@ def test_the_time_of_former_documents_does_not_count(reader: LimitedReader) -> N
 
 
 def test_a_corpus_goes_on_behind_such_a_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reader = LimitedReader(seconds=1, memory_bytes=400_000_000)
+    reader = LimitedReader(LIMITS)
     monkeypatch.setattr(formats, "_LIMITED", reader)
     for name, data in (("a.pdf", as_pdf("one")), ("b.pdf", endless_pdf()), ("c.pdf", as_pdf("three"))):
         (tmp_path / name).write_bytes(data)
