@@ -21,7 +21,7 @@ TEXT = (
 
 
 def client_of(url: str) -> Any:
-    return pytest.importorskip("gradio_client").Client(url, verbose=False)
+    return pytest.importorskip("gradio_client").Client(url, verbose=False, httpx_kwargs={"timeout": 60})
 
 
 def test_the_api_answers_with_lists_that_can_be_read(url: str) -> None:
