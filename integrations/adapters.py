@@ -23,6 +23,7 @@ from longformer_plus import (
 )
 from longformer_plus.adapter_targets import default_targets
 from longformer_plus.conversion.writing import check_output, save
+from longformer_plus.model.pretrained import ADAPTED_CONFIG
 
 from . import tasks
 
@@ -31,10 +32,6 @@ _ENCODER = "feature-extraction"
 TASKS = (_ENCODER, *tasks.TASKS)
 # What PEFT trains as it is for its task types. "all-linear" would adapt some of it as well, and PEFT refuse that.
 _TRAINED = ["classifier", "qa_outputs"]
-
-# The configuration of the model that is adapted, beside the adapter: PEFT keeps neither the classes nor their names.
-# Called config.json it would make Auto classes take the adapter's folder for that of a whole model.
-MODEL_CONFIG = "model_config.json"
 
 # By PEFT's task types. Tasks of one type have one head.
 _MODELS: dict[str, type[LongformerPlusPreTrainedModel]] = {
@@ -94,7 +91,7 @@ def adapter_config(task: str, method: type[Config], **options: Any) -> Config:
 def save_model_config(model: PeftModel, folder: str | Path) -> None:
     """Write the adapted model's configuration, with the names of its classes, beside a saved adapter."""
     config: Any = model.get_base_model().config
-    config.to_json_file(Path(folder) / MODEL_CONFIG, use_diff=False)
+    config.to_json_file(Path(folder) / ADAPTED_CONFIG, use_diff=False)
 
 
 def load_adapted(folder: str | Path) -> PeftModel:
@@ -161,7 +158,7 @@ def tokenizer_of(folder: str | Path) -> str:
 
 def adapted_config(folder: str | Path) -> LongformerPlusConfig:
     """The configuration of the model that a saved adapter makes of its base; see `load_adapted`."""
-    if (own := Path(folder) / MODEL_CONFIG).is_file():
+    if (own := Path(folder) / ADAPTED_CONFIG).is_file():
         return LongformerPlusConfig.from_json_file(own)
     base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
     config = LongformerPlusConfig.from_longformer(AutoConfig.from_pretrained(str(base)))

@@ -50,7 +50,7 @@ def add(commands: Any) -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("checkpoint", help="its folder, or its name on the hub")
+    parser.add_argument("checkpoint", help="its folder, its name on the hub, shipped or shipped:TASK")
     parser.add_argument("output", type=Path, help="the folder to write; it appears when all is done")
     parser.add_argument(
         "--to",
@@ -86,13 +86,14 @@ def _run(options: argparse.Namespace) -> None:
         _write_embedder(options)
         return
     from ..conversion import convert_checkpoint
+    from ..shipped.names import resolve_checkpoint
     from .info import summary
 
     if options.pooling != "mean" or options.normalize:
         raise ValueError("--pooling and --normalize go with --to sentence-transformers.")
     windows = options.attention_window
     model = convert_checkpoint(
-        options.checkpoint,
+        resolve_checkpoint(options.checkpoint),
         options.output,
         options.to,
         attention_window=windows[0] if windows and len(windows) == 1 else windows,

@@ -18,7 +18,7 @@ def add(commands: Any) -> None:
         description="Serve a page that shows what a model attends to in long documents, answers questions about them, "
         "and measures it. Needs the extra `demo`.",
     )
-    where = "its folder, or its name on the hub"
+    where = "its folder, its name on the hub, shipped or shipped:TASK"
     parser.add_argument(
         "--model", help=f"a LongformerPlus or Longformer checkpoint ({where}); by default the one of the package"
     )
@@ -51,8 +51,12 @@ def _run(options: argparse.Namespace) -> None:
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ModuleNotFoundError(f"Not installed: {', '.join(missing)}. Run `pip install longformer-plus[demo]`.")
+    from ..shipped.names import SHIPPED, resolve_checkpoint
+
+    # Before all that the page imports: a name that leads nowhere fails at once.
+    named = {name: getattr(options, name) for name in ("model", *(task.replace("-", "_") for task in _TASKS))}
+    found = {name: None if given in (None, SHIPPED) else resolve_checkpoint(given) for name, given in named.items()}
     from ..demo.app import launch
     from ..demo.checkpoints import Checkpoints
 
-    by_task = {name: getattr(options, name) for name in (task.replace("-", "_") for task in _TASKS)}
-    launch(Checkpoints.find(options.model, **by_task), options.host, options.port, options.allowed_host, options.auth)
+    launch(Checkpoints.find(**found), options.host, options.port, options.allowed_host, options.auth)

@@ -16,7 +16,8 @@ def add(commands: Any) -> None:
         "torch in onnxruntime. Needs the extra `onnx`.",
     )
     parser.add_argument(
-        "checkpoint", help="a LongformerPlus or Longformer checkpoint: its folder, or its name on the hub"
+        "checkpoint",
+        help="a LongformerPlus or Longformer checkpoint: its folder, its name on the hub, shipped or shipped:TASK",
     )
     parser.add_argument("output", type=Path, help="the file to write, such as model.onnx")
     parser.add_argument("--task", help="a pipeline's name, such as fill-mask; by default what the checkpoint says")
@@ -35,9 +36,10 @@ def add(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from ..integrations.onnx_export import export_onnx
+    from ..shipped.names import resolve_checkpoint
 
     done = export_onnx(
-        options.checkpoint,
+        resolve_checkpoint(options.checkpoint),
         options.output,
         options.task,
         static=options.static,

@@ -30,7 +30,8 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "checkpoint", help="a LongformerPlus or Longformer checkpoint: its folder, or its name on the hub"
+        "checkpoint",
+        help="a LongformerPlus or Longformer checkpoint: its folder, its name on the hub, shipped or shipped:TASK",
     )
     parser.add_argument("output", type=Path, help="the folder to write; it appears when all is done")
     parser.add_argument(
@@ -42,7 +43,10 @@ def add(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from ..conversion import extend_positions
+    from ..shipped.names import resolve_checkpoint
     from .info import summary
 
-    model = extend_positions(options.checkpoint, options.max_length, options.output, overwrite=options.overwrite)
+    model = extend_positions(
+        resolve_checkpoint(options.checkpoint), options.max_length, options.output, overwrite=options.overwrite
+    )
     print(f"Wrote {options.output}: {summary(model)}.")

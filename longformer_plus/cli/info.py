@@ -33,7 +33,7 @@ def add(commands: Any) -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("checkpoint", help="its folder, or its name on the hub")
+    parser.add_argument("checkpoint", help="its folder, its name on the hub, shipped or shipped:TASK")
     parser.add_argument(
         "--length", type=int, nargs="+", default=[], metavar="N", help="measure memory at these lengths, in tokens"
     )
@@ -45,8 +45,9 @@ def _run(options: argparse.Namespace) -> None:
     from ..conversion.dispatch import kind_of
     from ..conversion.longformer import class_named
     from ..conversion.reading import check_layers, find_checkpoint, guarded, read_config, tensor_types
+    from ..shipped.names import resolve_checkpoint
 
-    folder = find_checkpoint(options.checkpoint)
+    folder = find_checkpoint(resolve_checkpoint(options.checkpoint))
     fields, kind = read_config(folder), kind_of(folder)
     architectures = fields.get("architectures")
     print(f"checkpoint      {', '.join(architectures or ['unknown'])} ({fields.get('model_type', kind)})")

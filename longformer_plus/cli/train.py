@@ -264,8 +264,9 @@ def _run(options: argparse.Namespace) -> int:
 
     given = {each.name: getattr(options, each.name) for each in fields(TrainingPlan) if hasattr(options, each.name)}
     given["columns"] = dict(options.columns)
-    if options.model is not None:
-        given["model"] = resolve_checkpoint(options.model)
+    for name in ("model", "tokenizer"):
+        if given[name] is not None:
+            given[name] = resolve_checkpoint(given[name])
     if task_named(options.task).is_packed:
         given["train"], given["weights"] = weighted_sources(options.train)
     try:

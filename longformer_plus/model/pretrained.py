@@ -5,6 +5,8 @@ Shapes: B batch, N tokens, E hidden size.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +20,10 @@ from ..configuration import LongformerPlusConfig
 from ..global_attention import Policy, build_global_attention_mask
 from .embeddings import LongformerPlusEmbeddings
 from .layers import LongformerPlusLayer, LongformerPlusSelfAttention
+
+# The configuration of the model that adapters make of their base, in their folder: PEFT keeps neither the classes nor
+# their names. Called config.json it would make Auto classes take the folder for that of a whole model.
+ADAPTED_CONFIG = "model_config.json"
 
 
 class LongformerPlusPreTrainedModel(PreTrainedModel):
@@ -48,6 +54,17 @@ class LongformerPlusPreTrainedModel(PreTrainedModel):
         config = LongformerPlusConfig.from_longformer(config)
         config.check_for_model()
         super().__init__(config, *args, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """`PreTrainedModel.from_pretrained`; from the folder of adapters, a model with their head and its classes.
+
+        The Auto classes and pipelines, which load the base and then the adapters, pass on the base's configuration.
+        """
+        adapters = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path", pretrained_model_name_or_path)
+        if isinstance(adapters, (str, os.PathLike)) and (own := Path(adapters) / ADAPTED_CONFIG).is_file():
+            kwargs["config"] = LongformerPlusConfig.from_json_file(own)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
         """Resolve `attn_implementation`: None means `default_backend()`; transformers does not know "auto"."""

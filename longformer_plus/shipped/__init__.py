@@ -23,7 +23,7 @@ from transformers import AutoTokenizer
 
 from ..configuration import LongformerPlusConfig
 from ..model import heads
-from ..model.pretrained import LongformerPlusPreTrainedModel
+from ..model.pretrained import ADAPTED_CONFIG, LongformerPlusPreTrainedModel
 from ..model.silence import silence
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _import_peft() -> ModuleType:
 
 def _base_for(task: str) -> LongformerPlusPreTrainedModel:
     """The base with a head for a task; the adapter holds the head's weights."""
-    config = LongformerPlusConfig.from_json_file(_adapter_source(task) / "model_config.json")
+    config = LongformerPlusConfig.from_json_file(_adapter_source(task) / ADAPTED_CONFIG)
     return _MODELS[task].from_pretrained(_BASE, config=config)
 
 
@@ -128,7 +128,7 @@ def _resolved_adapter(task: str) -> Path:
         config = json.loads((_adapter_source(task) / "adapter_config.json").read_text(encoding="utf-8"))
         config["base_model_name_or_path"] = str(_BASE)
         (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        for name in ("adapter_model.safetensors", "model_config.json"):
+        for name in ("adapter_model.safetensors", ADAPTED_CONFIG):
             shutil.copy(_adapter_source(task) / name, folder)
 
     return _written_once(_cache_folder(task) / "adapter", write)

@@ -87,3 +87,52 @@ def test_wrong_command_lines(arguments: list[str], message: str, capsys: pytest.
         cli.main(arguments)
     assert error.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["info", "no/such"],
+        ["convert", "no/such", "output"],
+        ["extend", "no/such", "output", "--max-length", "64"],
+        ["export", "no/such", "model.onnx"],
+        ["demo", "--model", "no/such"],
+        ["demo", "--token-classification", "no/such"],
+        ["evaluate", "--task", "fill-mask", "--model", "no/such", "--prompts", "a <mask>"],
+        ["predict", "--task", "fill-mask", "--model", "no/such", "--input", "a.txt", "--output", "output"],
+        ["train", "--task", "fill-mask", "--train", "a.txt", "--output", "output", "--model", "no/such"],
+        [
+            "train",
+            "--task",
+            "fill-mask",
+            "--train",
+            "a.txt",
+            "--output",
+            "o",
+            "--config",
+            "{}",
+            "--tokenizer",
+            "no/such",
+        ],
+    ],
+)
+def test_a_model_that_is_nowhere_fails_in_a_line(
+    arguments: list[str], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(SystemExit) as error:
+        cli.main(arguments)
+    assert error.value.code == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("longformer-plus: error: no/such is not a folder, and not in the hub's cache")
+    assert printed.count("\n") == 1
+
+
+def test_shipped_checkpoints_are_named_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert cli.main(["info", "shipped"]) == 0
+    assert "LongformerPlusForMaskedLM" in capsys.readouterr().out
+    assert cli.main(["extend", "shipped", str(tmp_path / "longer"), "--max-length", "5000"]) == 0
+    assert cli.main(["convert", "shipped", str(tmp_path / "theirs"), "--to", "longformer"]) == 0
+    pytest.importorskip("peft")
+    assert cli.main(["info", "shipped:token-classification"]) == 0
+    assert "LongformerPlusForTokenClassification" in capsys.readouterr().out

@@ -105,10 +105,10 @@ def test_help_teaches(command: str, capsys: pytest.CaptureFixture) -> None:
         (["convert", "{short}", "{new}", "--to", "longformer"], "convert it to one first"),
         (["convert", "{short}", "{new}", "--to", "gpt2"], "convert it to one first"),
         (["convert", "{short}", "{short}"], "ask for overwriting"),
-        (["convert", "no/such/thing", "{new}"], "neither a folder here nor a repository"),
+        (["convert", "no/such/thing", "{new}"], "neither a folder nor a name on the hub"),
         (["extend", "{short}", "{new}", "--max-length", "100"], "none of Longformer's"),
         (["info", "{short}", "--length", "10"], "convert this one first"),
-        (["info", "no/such/thing"], "neither a folder here nor a repository"),
+        (["info", "no/such/thing"], "neither a folder nor a name on the hub"),
     ],
 )
 def test_wrong_command_lines(arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

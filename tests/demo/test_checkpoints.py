@@ -80,7 +80,7 @@ def test_classes_of_an_adapter_are_named_by_its_configuration(shipped: dict[str,
     folder = shipped["token-classification"]
     config = longformer_plus.LongformerPlusConfig.from_pretrained(shipped["fill-mask"])
     config.id2label = {index: f"CLASS{index}" for index in range(5)}
-    config.to_json_file(folder / adapters.MODEL_CONFIG, use_diff=False)
+    config.to_json_file(folder / adapters.ADAPTED_CONFIG, use_diff=False)
     with load(str(folder)).running() as model:
         assert model.config.id2label[4] == "CLASS4"
         assert model.classifier.out_features == 5

@@ -15,9 +15,11 @@ import transformers
 from torch import nn
 
 import longformer_plus
+from longformer_plus import shipped_checkpoint
 from longformer_plus.adapter_targets import add_adapter_targets
 from longformer_plus.attention import global_rows
 from longformer_plus.attention.global_rows import is_plain_linear
+from longformer_plus.shipped import shipped_adapter
 
 from ..cases import BACKENDS, small_config, spread
 
@@ -351,6 +353,17 @@ def test_the_head_of_masked_language_models_stays_tied(tmp_path: Path) -> None:
     names = load_file(tmp_path / "adapter_model.safetensors")
     assert any("lm_head.dense" in name for name in names)
     assert not any("decoder" in name or "word_embeddings" in name for name in names)
+
+
+def test_a_pipeline_loads_the_folder_of_adapters() -> None:
+    """With its classes, which are others than those of the base."""
+    folder, text = shipped_adapter("token-classification"), "Elizabeth Bennet went from London to Paris."
+    found = transformers.pipeline("token-classification", model=str(folder))
+    expected = transformers.pipeline("token-classification", model=str(shipped_checkpoint("token-classification")))
+    assert found.model.config.id2label == expected.model.config.id2label
+    tags, wanted = ([(each["entity"], each["start"]) for each in pipe(text)] for pipe in (found, expected))
+    assert tags == wanted
+    assert "B-GPE" in {tag for tag, _ in tags}
 
 
 def test_a_merged_model_is_a_plain_one(tmp_path: Path) -> None:
