@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from longformer_plus.ops.processor import multiplies_bfloat16
+
 
 def is_bfloat16(precision: str) -> bool:
     """Whether "float32", "bfloat16" or "auto" (bfloat16 where the device is faster with it) is bfloat16 here."""
@@ -11,6 +13,4 @@ def is_bfloat16(precision: str) -> bool:
         return precision == "bfloat16"
     if torch.accelerator.is_available():
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    # Without these instructions bfloat16 is emulated, and slower.
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return multiplies_bfloat16()
