@@ -12,10 +12,10 @@ from longformer_plus.version import __version__
 
 from ..data.files import state_of
 from ..long_documents.embedding import POOLINGS
+from ..precision import PRECISIONS
 from .tasks import PREDICTED
 
 FORMATS = ("jsonl", "parquet")
-PRECISIONS = ("auto", "float32", "bfloat16")
 # What does not change what is written.
 _NOT_RECORDED = ("output", "resume")
 
@@ -37,7 +37,7 @@ class PredictionPlan:
         max_length: the most tokens of a stretch; as many as the model has positions for by default.
         batch_tokens: the most tokens of a batch, padding included.
         part_size: documents of a part of the output. A run that is killed loses no more than one.
-        precision: "float32", "bfloat16", or "auto": bfloat16 where the device is faster with it.
+        precision: "float32", "bfloat16", "int8", or "auto"; see `precision.choose_precision`.
         resume: go on with the run in the output folder, if there is one.
     """
 

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import fields
 from typing import Any
 
+from .precision_option import add_precision, announced_precision
 from .train import pair
 
 _DESCRIPTION = """\
@@ -66,7 +67,7 @@ def add(commands: Any) -> None:
     add("--max-length", type=int, metavar="N", help="tokens of a stretch; all that the model can by default")
     add("--batch-tokens", type=int, default=16384, metavar="N", help="tokens of a batch, padding included (16384)")
     add("--part-size", type=int, default=256, metavar="N", help="documents of a part (256)")
-    add("--precision", default="auto", metavar="NAME", help="float32, bfloat16, or auto: bfloat16 where it pays")
+    add_precision(parser, default="auto")
     add("--resume", action="store_true", help="go on with the run in the output folder, if there is one")
     parser.set_defaults(run=_run)
 
@@ -77,6 +78,7 @@ def _run(options: argparse.Namespace) -> int:
     from ..shipped.names import resolve_checkpoint
 
     given = {each.name: getattr(options, each.name) for each in fields(PredictionPlan)}
+    given["precision"] = announced_precision(options.precision)
     plan = PredictionPlan(**{**given, "columns": dict(options.columns), "model": resolve_checkpoint(options.model)})
     summary = predict(plan)
     print(last_line(plan, summary))
