@@ -19,6 +19,7 @@ from longformer_plus import (
     LongformerPlusPreTrainedModel,
     shipped_checkpoint,
 )
+from longformer_plus.integrations.precision import in_precision
 from longformer_plus.integrations.tasks import task_named
 
 # What the tabs need, and the option that names a checkpoint for it.
@@ -34,13 +35,14 @@ class Checkpoint:
 
     Args:
         name: a folder, or a name on the hub, of a LongformerPlus or Longformer checkpoint.
+        precision: that it computes in; see `precision.in_precision`.
 
     Raises:
         ValueError: it is a checkpoint of another model.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, precision: str = "float32") -> None:
+        self.name, self.precision = name, precision
         config = AutoConfig.from_pretrained(name)
         if config.model_type not in ("longformer", LongformerPlusConfig.model_type):
             raise ValueError(
@@ -96,7 +98,7 @@ class Checkpoint:
     @cached_property
     def _model(self) -> LongformerPlusPreTrainedModel:
         model = LongformerPlusModel if self.task is None else TASKS[self.task]
-        return model.from_pretrained(self.name).eval().requires_grad_(False)
+        return in_precision(model.from_pretrained(self.name), self.precision).requires_grad_(False)
 
     @contextmanager
     def running(self) -> Iterator[LongformerPlusPreTrainedModel]:
@@ -116,19 +118,20 @@ class AdaptedCheckpoint(Checkpoint):
 
     Args:
         name: the adapter's folder; see `adapters.load_adapted`.
+        precision: that it computes in, merged.
 
     Raises:
         ValueError: the adapter is for no task of the demo, or for another model.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, precision: str = "float32") -> None:
         from peft import PeftConfig
 
         from longformer_plus.integrations.adapters import adapted_config
 
         adapter = PeftConfig.from_pretrained(name)
         self.base = str(adapter.base_model_name_or_path)
-        super().__init__(self.base)
+        super().__init__(self.base, precision)
         self.name = name
         task = _ADAPTED.get(adapter.task_type or "")
         if task is None:
@@ -149,17 +152,18 @@ class AdaptedCheckpoint(Checkpoint):
         from longformer_plus.integrations.adapters import load_adapted
 
         adapted: Any = load_adapted(self.name)
-        return adapted.merge_and_unload().eval().requires_grad_(False)
+        return in_precision(adapted.merge_and_unload(), self.precision).requires_grad_(False)
 
 
-def load(name: str) -> Checkpoint:
+def load(name: str, precision: str = "float32") -> Checkpoint:
     """A checkpoint, or a PEFT adapter on one.
 
     Args:
         name: a folder, or, of a checkpoint, a name on the hub.
+        precision: that it computes in.
     """
     is_adapter = (Path(name) / "adapter_config.json").is_file()
-    return AdaptedCheckpoint(name) if is_adapter else Checkpoint(name)
+    return (AdaptedCheckpoint if is_adapter else Checkpoint)(name, precision)
 
 
 def _shipped(task: str) -> str | None:
@@ -183,11 +187,12 @@ class Checkpoints:
     by_task: dict[str, Checkpoint]
 
     @classmethod
-    def find(cls, model: str | None, **by_task: str | None) -> Checkpoints:
+    def find(cls, model: str | None, precision: str = "float32", **by_task: str | None) -> Checkpoints:
         """The checkpoints of a command line.
 
         Args:
             model: a folder or a name on the hub, or None for the checkpoint that comes with the package.
+            precision: that the models compute in.
             by_task: the same for tasks, or folders of PEFT adapters, by the tasks' names with underscores; by default
                 `model`, where it has the head, and, with the model of the package, what comes with it for the task.
 
@@ -198,10 +203,10 @@ class Checkpoints:
         if model is None:
             chosen = {**{task: name for task in TASKS if (name := _shipped(task))}, **chosen}
             model = str(shipped_checkpoint())
-        main = load(model)
+        main = load(model, precision)
         found = {main.task: main} if main.task else {}
         for task, name in chosen.items():
-            checkpoint = main if name == model else load(name)
+            checkpoint = main if name == model else load(name, precision)
             if checkpoint.task != task:
                 raise ValueError(
                     f"{name} has no head for {task}: it is a checkpoint for {checkpoint.task or 'no task'}."

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedModel, TokenizersBackend
 from longformer_plus import LongformerPlusModel, LongformerPlusPreTrainedModel
 from longformer_plus.model.silence import silence
 
-from .precision import is_bfloat16
+from .precision import choose_precision, in_precision
 from .tasks import task_named
 
 Loaded = tuple[PreTrainedModel, TokenizersBackend]
@@ -23,7 +23,7 @@ def load_checkpoint(task: str, checkpoint: str | Path, precision: str = "float32
     Args:
         task: its name.
         checkpoint: a folder, or a name on the hub.
-        precision: "float32", "bfloat16", or "auto": bfloat16 where the device is faster with it.
+        precision: "float32", "bfloat16", "int8" (on CPUs; adapters are merged), or "auto": see `choose_precision`.
 
     Raises:
         OSError: there is no such checkpoint.
@@ -36,7 +36,7 @@ def load_checkpoint(task: str, checkpoint: str | Path, precision: str = "float32
         kind, _ = adapter_of(checkpoint)
         if kind is not known.model:
             raise ValueError(f"{checkpoint} holds adapters for {kind.__name__}, not for {known.name}.")
-        model: Any = load_adapted(checkpoint)
+        model: Any = _merged_for_int8(load_adapted(checkpoint), precision)
     else:
         model, missing = _load(checkpoint, known.model)
         if missing:
@@ -44,7 +44,7 @@ def load_checkpoint(task: str, checkpoint: str | Path, precision: str = "float32
                 f"{checkpoint} has no head for {known.name}: {missing[0]} is missing. Train it first: "
                 f"longformer-plus train --task {known.name} --model {checkpoint} ..."
             )
-    return _ready(model, precision), _tokenizer(checkpoint, **known.tokenizer_options)
+    return in_precision(model, precision), _tokenizer(checkpoint, **known.tokenizer_options)
 
 
 def load_encoder(checkpoint: str | Path, precision: str = "float32") -> Loaded:
@@ -61,14 +61,14 @@ def load_encoder(checkpoint: str | Path, precision: str = "float32") -> Loaded:
     if _is_adapter(checkpoint):
         from .adapters import load_adapted
 
-        adapted: Any = load_adapted(checkpoint)
-        whole = adapted.get_base_model()
+        adapted: Any = _merged_for_int8(load_adapted(checkpoint), precision)
+        whole = adapted.get_base_model() if hasattr(adapted, "get_base_model") else adapted
         model = adapted if isinstance(whole, LongformerPlusModel) else getattr(whole, whole.base_model_prefix)
     else:
         model, missing = _load(checkpoint, LongformerPlusModel, add_pooling_layer=False)
         if missing:
             raise ValueError(f"{checkpoint} is no whole encoder: {missing[0]} is missing.")
-    return _ready(model, precision), _tokenizer(checkpoint)
+    return in_precision(model, precision), _tokenizer(checkpoint)
 
 
 def _is_adapter(checkpoint: str | Path) -> bool:
@@ -85,11 +85,20 @@ def _load(
     return model, sorted(told["missing_keys"])
 
 
-def _ready(model: PreTrainedModel, precision: str) -> PreTrainedModel:
-    """A model in its precision, on the accelerator if there is one."""
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    model.to(device or "cpu", torch.bfloat16 if is_bfloat16(precision) else torch.float32)  # type: ignore[arg-type]
-    return model.eval()
+def _merged_for_int8(adapted: Any, precision: str) -> Any:
+    """A model with adapters: as it is, or, for int8, with the adapters merged into its weights.
+
+    Raises:
+        ValueError: they cannot be merged.
+    """
+    if choose_precision(precision).name != "int8":
+        return adapted
+    if not hasattr(adapted.base_model, "merge_and_unload"):
+        raise ValueError(
+            "These adapters cannot be merged, PEFT has no merging for their method, and int8 is for merged ones: "
+            "choose precision float32 or bfloat16."
+        )
+    return adapted.merge_and_unload()
 
 
 def _tokenizer(checkpoint: str | Path, **options: Any) -> TokenizersBackend:

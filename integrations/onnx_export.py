@@ -31,6 +31,7 @@ from longformer_plus.conversion.longformer import class_named
 from longformer_plus.conversion.reading import find_checkpoint, load_model, read_config
 
 from . import tasks
+from .quantization import is_quantized
 
 # By the names of the tasks; "feature-extraction" is the bare encoder.
 TASKS: dict[str, type[LongformerPlusPreTrainedModel]] = {
@@ -82,7 +83,8 @@ def export_onnx(
     max_global_tokens: int | None = None,
     external_data: bool | None = None,
     overwrite: bool = False,
-    tolerance: float = 1e-4,
+    int8: bool = False,
+    tolerance: float | None = None,
 ) -> OnnxExport:
     """Export a model to ONNX and compare the graph with torch, on shapes that it was not exported with.
 
@@ -99,7 +101,9 @@ def export_onnx(
             depends on its inputs. By default any number.
         external_data: keep the weights in `<output_path>.data`; by default where they are too large for one file.
         overwrite: replace existing files.
-        tolerance: the largest difference allowed, relative to the largest value of an output or to 1, if that is more.
+        int8: quantise the layers' products; see `onnx_int8`.
+        tolerance: the largest difference allowed, relative to the largest value of an output or to 1, if that is more:
+            1e-4 by default, 0.2 in int8.
 
     Raises:
         FileExistsError: the output exists.
@@ -129,6 +133,10 @@ def export_onnx(
     ):
         draft = Path(folder) / output.name
         _convert(model, example, static is None, max_global_tokens).save(draft, external_data=external_data)
+        if int8:
+            _quantize(draft)
+        if tolerance is None:
+            tolerance = 0.2 if int8 else 1e-4
         comparisons = _compare(draft, model, batches, tolerance)
         _publish(draft, output)
     return OnnxExport(output, comparisons)
@@ -172,19 +180,21 @@ def _model_of(
     model_or_path: LongformerPlusPreTrainedModel | str | os.PathLike[str], task: str | None
 ) -> LongformerPlusPreTrainedModel:
     if isinstance(model_or_path, (str, os.PathLike)):
-        return load(model_or_path, task)
+        model_or_path = load(model_or_path, task)
+    elif task is not None and isinstance(model_or_path, LongformerPlusPreTrainedModel):
+        raise ValueError(f"task={task!r} is not allowed with a model, which has its head: leave it out.")
     if not isinstance(model_or_path, LongformerPlusPreTrainedModel):
         raise TypeError(
             f"A {type(model_or_path).__name__} cannot be exported: give a LongformerPlus model, or the path of a "
             "checkpoint. Merge adapters into their model first."
         )
-    if task is not None:
-        raise ValueError(f"task={task!r} is not allowed with a model, which has its head: leave it out.")
     if model_or_path.dtype != torch.float32:
         raise ValueError(
             f"A model of {model_or_path.dtype} is not exported: onnxruntime's CPU kernels are float32's, "
             "and the graph is checked with them. Call model.float() first."
         )
+    if is_quantized(model_or_path):
+        raise ValueError("A model in int8 is not exported: export the one that was quantised, with int8=True.")
     return model_or_path
 
 
@@ -205,6 +215,20 @@ def _check_output(output: Path, overwrite: bool) -> Path:
     if output.is_dir():
         raise ValueError(f"{output} is a folder: give the name of a file, such as {output / 'model.onnx'}.")
     return output
+
+
+def _quantize(draft: Path) -> None:
+    """Put the int8 graph in the place of a draft."""
+    from .onnx_int8 import quantize_graph
+
+    weights = _weights_beside(draft)
+    has_weights_beside = weights.exists()
+    with tempfile.TemporaryDirectory(dir=draft.parent) as folder:
+        exported = Path(folder) / draft.name
+        draft.replace(exported)
+        if has_weights_beside:
+            weights.replace(_weights_beside(exported))
+        quantize_graph(exported, draft, has_weights_beside)
 
 
 def _weights_beside(graph: Path) -> Path:

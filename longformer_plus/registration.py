@@ -10,6 +10,7 @@ from transformers.models.auto import modeling_auto
 
 from .adapter_targets import add_adapter_targets, remove_adapter_targets
 from .configuration import LongformerPlusConfig
+from .integrations.quantization import register_int8
 from .model.causal_lm import LongformerPlusForCausalLM
 from .model.encoder import LongformerPlusModel
 from .model.heads import (
@@ -38,12 +39,13 @@ _MODELS = {
 
 
 def register() -> None:
-    """Register configuration, models, tokenizer and adapter targets of LongformerPlus. Importing the package does."""
+    """Register configuration, models, tokenizer, int8 and adapter targets. Importing the package does."""
     AutoConfig.register(LongformerPlusConfig.model_type, LongformerPlusConfig, exist_ok=True)
     for name, (stem, model) in _MODELS.items():
         getattr(transformers, name).register(LongformerPlusConfig, model, exist_ok=True)
         _add_name(stem, model)
     AutoTokenizer.register(LongformerPlusConfig, tokenizer_class=LongformerPlusTokenizer, exist_ok=True)
+    register_int8()
     add_adapter_targets(LongformerPlusConfig.model_type)
 
 

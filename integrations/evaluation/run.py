@@ -16,6 +16,7 @@ import numpy as np
 
 from ..checkpoints import load_checkpoint
 from ..data.sources import Record, read_records
+from ..precision import choose_precision
 from ..tasks import TASKS, HeldOut, Scores, Task, task_named
 
 
@@ -38,6 +39,7 @@ class EvaluationPlan:
         max_rows: use no more rows of each source, drawn at random.
         batch_size: stretches read at once.
         seed: of which rows are drawn and which tokens are hidden.
+        precision: of the model, one of `PRECISIONS`; see `precision.choose_precision`.
     """
 
     task: str
@@ -51,10 +53,12 @@ class EvaluationPlan:
     max_rows: int | None = None
     batch_size: int = 4
     seed: int = 0
+    precision: str = "float32"
 
     def check(self) -> None:
         """Raise a ValueError for the first value that is not allowed."""
         task = task_named(self.task)
+        choose_precision(self.precision)
         if task.evaluate is None:
             allowed = ", ".join(repr(name) for name, each in TASKS.items() if each.evaluate is not None)
             raise ValueError(f"task={self.task!r} is not allowed: it must be one of {allowed}.")
@@ -92,7 +96,7 @@ def evaluate_checkpoint(plan: EvaluationPlan) -> Scores:
         plan.contexts,
         plan.seed,
     )
-    model, tokenizer = load_checkpoint(task.name, plan.model)
+    model, tokenizer = load_checkpoint(task.name, plan.model, plan.precision)
     return task.evaluate(model, tokenizer, held_out)  # type: ignore[misc]
 
 

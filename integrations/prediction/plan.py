@@ -12,11 +12,11 @@ from longformer_plus.version import __version__
 
 from ..data.files import state_of
 from ..long_documents.embedding import POOLINGS
+from ..precision import PRECISIONS
 from .tasks import PREDICTED
 
 FORMATS = ("jsonl", "parquet")
 ENGINES = ("local", "ray")
-PRECISIONS = ("auto", "float32", "bfloat16")
 # What does not change what is written.
 _NOT_RECORDED = ("output", "resume", "workers", "engine", "ray_address")
 
@@ -38,7 +38,7 @@ class PredictionPlan:
         max_length: the most tokens of a stretch; as many as the model has positions for by default.
         batch_tokens: the most tokens of a batch, padding included.
         part_size: documents of a part of the output. A run that is killed loses no more than one.
-        precision: "float32", "bfloat16", or "auto": bfloat16 where the device is faster with it.
+        precision: "float32", "bfloat16", "int8", or "auto"; see `precision.choose_precision`.
         workers: processes that share the work, each with a model; of the engine "ray" its actors.
         engine: "local", or "ray" for the actors of a Ray cluster.
         ray_address: where the cluster is; by default that of this machine, which is started if there is none.

@@ -23,8 +23,9 @@ from transformers import PreTrainedModel
 
 from ..attention import ALL_ATTENTION_FUNCTIONS
 from ..model.silence import silence
+from ..ops.processor import processor_features
 from ..version import __version__
-from .workloads import MODELS, Workload, check_names
+from .workloads import Workload, check_models, check_names
 
 IMPLEMENTATIONS = ("transformers", "longformer_plus")
 FLOOR = "floor"
@@ -93,7 +94,7 @@ def seconds(
     Args:
         workload: the work.
         repeats: how often each is measured.
-        models: names from `MODELS`.
+        models: names from `MODELS`, with a precision or without; see `Workload.model`.
         failures: as for `repeat_in_turns`.
     """
     built: dict[str, PreTrainedModel] = {}
@@ -137,7 +138,7 @@ def memory(
 
     Args:
         workload: the work.
-        models: names from `MODELS`.
+        models: names from `MODELS`, with a precision or without; see `Workload.model`.
         failures: as for `repeat_in_turns`; a process that was killed is a failure too.
     """
     measured = {}
@@ -215,7 +216,7 @@ class Plan:
 
     Attributes:
         workloads: the work, one point each.
-        models: names from `MODELS`.
+        models: names from `MODELS`, with a precision or without; see `Workload.model`.
         repeats: how often each model's time is measured.
         limits: the most tokens of a document that a model is measured with; absent models have no limit.
         with_memory: measure memory too. It is measured first, so that what does not fit is not tried in this process.
@@ -233,7 +234,12 @@ class Plan:
     with_profile: bool = False
 
     def __post_init__(self) -> None:
-        check_names(self.models, MODELS, "model")
+        check_models(self.models)
+        alone = {"work": "training", "device": "cuda"}  # what int8 and ONNX are not for
+        if any(getattr(work, name) == value for work in self.workloads for name, value in alone.items()):
+            for model in self.models:
+                if model.endswith(":int8") or "_onnx" in model:
+                    raise ValueError(f"{model} is for inference on a CPU: give work forward and device cpu.")
         check_names(self.limits, self.models, "limit")
         check_names((workload.backend for workload in self.workloads), ALL_ATTENTION_FUNCTIONS.valid_keys(), "backend")
         if self.repeats < 1:
@@ -271,6 +277,7 @@ def environment(device: str = "cpu") -> dict[str, str | int]:
     """What a measured number depends on: processor, threads, versions, date."""
     return {
         "processor": _processor(),
+        "features": ", ".join(name for name, is_there in processor_features().items() if is_there) or "none",
         **({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {}),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -289,6 +296,8 @@ def circumstances() -> str:
 def describe(environment: Mapping[str, str | int]) -> str:
     """One line of an `environment`."""
     parts = [str(environment[name]) for name in ("gpu", "processor") if name in environment]
+    if "features" in environment:
+        parts[-1] += f" (of VNNI, AVX512-BF16, AMX: {environment['features']})"
     versions = [f"{name} {environment[name]}" for name in ("torch", "transformers", "longformer_plus", "python")]
     return ", ".join([*parts, f"{environment['threads']} threads", *versions, str(environment["date"])])
 

@@ -173,6 +173,7 @@ def notes(recording: Recording) -> str:
         for point in recording.points
         for name, reason in point.failures.items()
     ]
+    lines += [line for point in recording.points for line in _ratios(point)]
     if recording.points:
         work = recording.points[0].workload
         layers = f"{work.num_layers} layers" if work.num_layers else "12 layers (ModernBERT 22)"
@@ -186,6 +187,20 @@ def notes(recording: Recording) -> str:
             f"{memory if any(point.memory for point in recording.points) else ''}; {describe(recording.circumstances)}"
         )
     return "\n".join(lines)
+
+
+def _ratios(point: Point) -> list[str]:
+    """How much faster models in another precision or as graphs are, each in a line."""
+    lines = []
+    for name in point.seconds:
+        if ":" in name or "_onnx" in name:
+            others = ("longformer_plus", "transformers")
+            times = [
+                f"{point.median(each) / point.median(name):.2f}x {each}" for each in others if each in point.seconds
+            ]  # type: ignore[operator]
+            if times:
+                lines.append(f"{name}, {point.workload.num_tokens} tokens: {', '.join(times)}")
+    return lines
 
 
 def check_plot(path: Path) -> None:
@@ -244,13 +259,18 @@ def _curves(points: Iterable[Point], varied: Iterable[str]) -> dict[str, dict[in
     measured: dict[tuple[str, int], list[float]] = defaultdict(list)
     for point in points:
         for model, seconds in point.seconds.items():
-            settings = [_setting(point.workload, name) for name in varied if model in _ONLY_FOR.get(name, (model,))]
+            settings = [_setting(point.workload, name) for name in varied if _has(model, name)]
             label = ", ".join([model, *settings])
             measured[label, point.workload.num_tokens] += [1e6 * second / point.num_valid for second in seconds]
     curves: dict[str, dict[int, float]] = defaultdict(dict)
     for (label, num_tokens), times in measured.items():
         curves[label][num_tokens] = median(times)
     return curves
+
+
+def _has(model: str, name: str) -> bool:
+    """Whether a field of a workload affects a model."""
+    return name not in _ONLY_FOR or model.partition(":")[0].removesuffix("_onnx") in _ONLY_FOR[name]
 
 
 def _varied(points: Sequence[Point]) -> list[str]:

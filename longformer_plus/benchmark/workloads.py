@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,7 @@ from transformers import (
 
 from ..model.encoder import LongformerPlusModel
 from ..ops import apply_linear
+from .onnx_models import exported, exported_by_torch
 
 WORK = ("forward", "training")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -42,6 +45,31 @@ def check_names(names: Iterable[str], allowed: Iterable[str], what: str) -> None
     for name in names:
         if name not in allowed:
             raise ValueError(f"{what}={name!r} is not allowed: it must be one of {', '.join(map(repr, allowed))}.")
+
+
+def precisions_of(name: str) -> tuple[str, ...]:
+    """The precisions that a model of `MODELS` or `GRAPHS` can be measured in."""
+    if name in GRAPHS:
+        return ("float32", "int8") if name == "longformer_plus_onnx" else ("float32",)
+    return (*DTYPES, "int8") if name == "longformer_plus" else DTYPES
+
+
+def in_precisions(models: Iterable[str], precisions: Iterable[str]) -> list[str]:
+    """The names of models in each of some precisions that they can be in; in float32 it is left out."""
+    return [
+        name if precision == "float32" else f"{name}:{precision}"
+        for name, precision in product(models, precisions)
+        if precision in precisions_of(name)
+    ]
+
+
+def check_models(names: Iterable[str]) -> None:
+    """Raise a ValueError for the first name, such as "transformers" or "longformer_plus:int8", that is none."""
+    for name in names:
+        model, separator, precision = name.partition(":")
+        check_names([model], [*MODELS, *GRAPHS], "model")
+        if separator:
+            check_names([precision], precisions_of(model), f"precision of {model}")
 
 
 @dataclass(frozen=True)
@@ -101,13 +129,24 @@ class Workload:
         return (self.num_tokens / 2 + self.num_tokens / 8 * drawn).round().clamp(1, self.num_tokens).int().tolist()
 
     def model(self, name: str) -> PreTrainedModel:
-        """A model of `MODELS` with random weights, ready for the work.
+        """A model with random weights, ready for the work.
+
+        Args:
+            name: of `MODELS` or `GRAPHS`, alone or with ":bfloat16", ":int8" or another precision in place of `dtype`.
 
         Raises:
-            ValueError: there is none of this name.
+            ValueError: there is none of this name, or not in this precision.
         """
-        check_names([name], MODELS, "model")
-        model = MODELS[name](self).to(getattr(torch, self.dtype)).train(self.work == "training")
+        check_models([name])
+        name, _, precision = name.partition(":")
+        if name in GRAPHS:
+            return GRAPHS[name](self, precision == "int8")
+        model = MODELS[name](self)
+        if precision == "int8":
+            from ..integrations.quantization import quantize
+
+            return quantize(model)  # type: ignore[type-var]
+        model = model.to(getattr(torch, precision or self.dtype)).train(self.work == "training")
         return model.to(self.device)
 
     def inputs(self, model: PreTrainedModel) -> dict[str, Tensor]:
@@ -237,4 +276,20 @@ MODELS: dict[str, Callable[[Workload], PreTrainedModel]] = {
     "modernbert": _modernbert,
     "bigbird": _bigbird,
     "roberta": _roberta,
+}
+
+
+def _longformer_plus_graph(workload: Workload, int8: bool) -> Any:
+    return exported(_longformer_plus(workload), int8)  # type: ignore[arg-type]
+
+
+def _transformers_graph(workload: Workload, int8: bool) -> Any:
+    model = _transformers(workload)
+    return exported_by_torch(model, workload.inputs(model))
+
+
+# Models as ONNX graphs in onnxruntime.
+GRAPHS: dict[str, Callable[[Workload, bool], Any]] = {
+    "longformer_plus_onnx": _longformer_plus_graph,
+    "transformers_onnx": _transformers_graph,
 }

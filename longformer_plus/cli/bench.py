@@ -7,6 +7,8 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .precision_option import announced_precision
+
 if TYPE_CHECKING:
     from ..benchmark.measuring import Plan
 
@@ -34,6 +36,9 @@ examples:
   longformer-plus bench --device cuda --dtype bfloat16 --backends sdpa flex_attention --tokens 131072 --profile \\
           --models transformers longformer_plus modernbert --lengths 1024 4096 16384 131072 --limit transformers=16384
       a GPU filled with 131,072 tokens, whatever the length, with both backends
+  longformer-plus bench --work forward --lengths 512 2048 4096 --precision float32 bfloat16 int8 --no-memory \\
+          --models transformers longformer_plus longformer_plus_onnx modernbert transformers_onnx --json precision.json
+      what bfloat16 and int8 gain on this processor, beside transformers and ModernBERT, and in onnxruntime
   longformer-plus bench --from long.json --markdown --plot long.svg
       measure nothing: print what was recorded again and draw it
 """
@@ -55,7 +60,14 @@ def add(commands: Any) -> None:
         nargs="+",
         default=["transformers", "longformer_plus"],
         metavar="MODEL",
-        help="of transformers, longformer_plus, modernbert, bigbird, roberta; the first two by default",
+        help="of transformers, longformer_plus, modernbert, bigbird, roberta, longformer_plus_onnx, transformers_onnx; "
+        "the first two by default; with :bfloat16 or :int8 in that precision",
+    )
+    add(
+        "--precision",
+        nargs="+",
+        metavar="NAME",
+        help="each model in each of float32, bfloat16, int8 that it can be in, side by side; auto: the fastest here",
     )
     add("--work", nargs="+", choices=["forward", "training"], default=["forward", "training"])
     add("--lengths", type=int, nargs="+", default=[128, 512, 4096], metavar="N", help="tokens of a document")
@@ -119,7 +131,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _plan(options: argparse.Namespace) -> Plan:
     from ..benchmark.measuring import Plan
-    from ..benchmark.workloads import Workload
+    from ..benchmark.workloads import Workload, in_precisions
 
     workloads = [
         Workload(
@@ -137,4 +149,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         )
         for work, backend, window, length in product(options.work, options.backends, options.windows, options.lengths)
     ]
-    return Plan(workloads, options.models, options.repeats, dict(options.limit), not options.no_memory, options.profile)
+    models = options.models
+    if options.precision:
+        models = in_precisions(models, dict.fromkeys(map(announced_precision, options.precision)))
+    return Plan(workloads, models, options.repeats, dict(options.limit), not options.no_memory, options.profile)

@@ -6,6 +6,8 @@ import argparse
 import importlib.util
 from typing import Any
 
+from .precision_option import add_precision, announced_precision
+
 _PACKAGES = ("gradio", "pypdf", "docx", "peft")
 _TASKS = ("fill-mask", "question-answering", "text-classification", "token-classification")
 
@@ -37,6 +39,7 @@ def add(commands: Any) -> None:
         help="a host name under which the page may be opened, beside this machine's own and addresses in digits; may be"
         " given several times; * allows all",
     )
+    add_precision(parser)
     parser.set_defaults(run=_run)
 
 
@@ -59,4 +62,11 @@ def _run(options: argparse.Namespace) -> None:
     from ..demo.app import launch
     from ..demo.checkpoints import Checkpoints
 
-    launch(Checkpoints.find(**found), options.host, options.port, options.allowed_host, options.auth)
+    precision = announced_precision(options.precision)
+    launch(
+        Checkpoints.find(**found, precision=precision),
+        options.host,
+        options.port,
+        options.allowed_host,
+        options.auth,
+    )

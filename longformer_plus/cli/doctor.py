@@ -51,6 +51,8 @@ def _run(options: argparse.Namespace) -> None:
         print(f"{f'device {device}':<18}{description}")
         for backend in _BACKENDS:
             print(f"  {backend:<16}{_try(backend, device)}")
+        if device == "cpu":
+            print(f"  {'int8':<16}{_int8()}")
 
 
 def _version(package: str) -> str | None:
@@ -72,14 +74,25 @@ def _devices() -> Iterator[tuple[str, str]]:
     import torch
 
     from ..benchmark.measuring import environment
+    from ..ops.processor import processor_features
 
-    yield "cpu", f"{environment()['processor']}, {torch.get_num_threads()} threads"
+    has = [name if is_there else f"no {name}" for name, is_there in processor_features().items()]
+    yield "cpu", f"{environment()['processor']}, {torch.get_num_threads()} threads, {', '.join(has)}"
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)
             yield f"cuda:{index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     if torch.backends.mps.is_available():
         yield "mps", "Apple's GPU"
+
+
+def _int8() -> str:
+    """Whether int8 is faster here, and if not, why."""
+    from ..ops.int8 import onednn_is_exact
+
+    if onednn_is_exact():
+        return "runs on oneDNN"
+    return "right, but slower than float32: oneDNN's product is not there, or not exact on this processor"
 
 
 def _try(backend: str, device: str) -> str:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .precision_option import add_precision, announced_precision
 from .task_help import TaskHelp
 from .train import pair
 
@@ -50,6 +51,7 @@ def add(commands: Any) -> None:
     add("--max-rows", type=int, metavar="N", help="use no more rows of a source, drawn at random")
     add("--batch", dest="batch_size", type=int, default=4, metavar="B", help="stretches read at once (4)")
     add("--seed", type=int, default=0, help="of which rows are drawn and which tokens are hidden")
+    add_precision(parser)
     add("--json", type=Path, metavar="FILE", help="write the scores, too")
     parser.set_defaults(run=_run)
 
@@ -64,9 +66,10 @@ def _run(options: argparse.Namespace) -> None:
     if not options.evaluation and not options.prompts:
         raise ValueError("There is nothing to evaluate on: give --eval, or --prompts for fill-mask.")
     model = resolve_checkpoint(options.model)
-    results: dict[str, Any] = {"command": options.command_line}
+    precision = announced_precision(options.precision)
+    results: dict[str, Any] = {"command": options.command_line, "precision": precision}
     if options.prompts:
-        results["prompts"] = fill_prompts(*load_checkpoint(FILL_MASK.name, model), options.prompts)
+        results["prompts"] = fill_prompts(*load_checkpoint(FILL_MASK.name, model, precision), options.prompts)
         for prompt, words in results["prompts"].items():
             print(f"{prompt}  {', '.join(words)}")
     if options.evaluation:
@@ -82,6 +85,7 @@ def _run(options: argparse.Namespace) -> None:
             max_rows=options.max_rows,
             batch_size=options.batch_size,
             seed=options.seed,
+            precision=precision,
         )
         results["scores"] = evaluate_checkpoint(plan)
         for name, scores in results["scores"].items():

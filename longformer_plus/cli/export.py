@@ -30,6 +30,7 @@ def add(commands: Any) -> None:
         metavar="G",
         help="with --static: the most global tokens of an input; no size in the graph then depends on the inputs",
     )
+    parser.add_argument("--int8", action="store_true", help="quantise the layers' weights and activations")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     parser.set_defaults(run=_run)
 
@@ -45,6 +46,7 @@ def _run(options: argparse.Namespace) -> None:
         static=options.static,
         max_global_tokens=options.max_global_tokens,
         overwrite=options.overwrite,
+        int8=options.int8,
     )
     for batch in done.comparisons:
         print(f"inputs {batch.shape}, {batch.num_global} global tokens: differs by {batch.difference:.1e} from torch")

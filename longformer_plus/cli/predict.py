@@ -7,6 +7,7 @@ import sys
 from dataclasses import fields
 from typing import Any
 
+from .precision_option import add_precision, announced_precision
 from .train import pair
 
 _DESCRIPTION = """\
@@ -69,7 +70,7 @@ def add(commands: Any) -> None:
     add("--max-length", type=int, metavar="N", help="tokens of a stretch; all that the model can by default")
     add("--batch-tokens", type=int, default=16384, metavar="N", help="tokens of a batch, padding included (16384)")
     add("--part-size", type=int, default=256, metavar="N", help="documents of a part (256)")
-    add("--precision", default="auto", metavar="NAME", help="float32, bfloat16, or auto: bfloat16 where it pays")
+    add_precision(parser, default="auto")
     add("--workers", type=int, default=1, metavar="N", help="processes that share the work, each with a model (1)")
     add("--engine", default="local", metavar="NAME", help="local (the default), or ray: workers are its actors")
     add("--ray-address", metavar="ADDRESS", help="where the Ray cluster is; on this machine by default")
@@ -83,6 +84,7 @@ def _run(options: argparse.Namespace) -> int:
     from ..shipped.names import resolve_checkpoint
 
     given = {each.name: getattr(options, each.name) for each in fields(PredictionPlan)}
+    given["precision"] = announced_precision(options.precision)
     plan = PredictionPlan(**{**given, "columns": dict(options.columns), "model": resolve_checkpoint(options.model)})
     try:
         summary = predict(plan)

@@ -22,7 +22,7 @@ from ..attention import (
     eager_local_rows,
 )
 from ..configuration import LongformerPlusConfig
-from ..ops import apply_linear, cast_alike, cast_input, feed_forward
+from ..ops import apply_linear, cast_alike, cast_input, feed_forward, quantize_once
 from ..ops.chunking import chunk_size, is_bare
 from .cache import LongformerPlusCache, RollingLayer
 
@@ -65,8 +65,9 @@ class LongformerPlusSelfAttention(nn.Module):
         projections = (self.query, self.key, self.value)
         global_projections = (self.query_global, self.key_global, self.value_global)
         hidden_states = cast_input(hidden_states, *projections, *global_projections)
+        projected = quantize_once(hidden_states, *projections)
         query, key, value = cast_alike(
-            *(apply_linear(project, hidden_states).unflatten(-1, (self.num_heads, -1)) for project in projections)
+            *(apply_linear(project, projected).unflatten(-1, (self.num_heads, -1)) for project in projections)
         )  # (B, N, H, D) each
         backend = "eager" if output_attentions else self.config._attn_implementation
         local_rows = ALL_ATTENTION_FUNCTIONS.get_interface(backend, eager_local_rows)

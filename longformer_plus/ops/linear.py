@@ -18,17 +18,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .chunking import is_bare
+from .int8 import QuantizedRows
 
 # With fewer weights, the call of oneDNN takes longer than the multiplication.
 _FEWEST_WEIGHTS = 2**14
 
 
-def apply_linear(layer: nn.Module, rows: Tensor) -> Tensor:
+def apply_linear(layer: nn.Module, rows: Tensor | QuantizedRows) -> Tensor:
     """Compute `layer(rows)`, (N, I) -> (N, O).
 
-    A plain linear layer runs on oneDNN where that is faster. Any other module is called.
+    A plain linear layer runs on oneDNN where that is faster. Any other module is called; what `quantize_once` has
+    quantised is for int8 layers.
     """
-    if is_plain_linear(layer) and onednn_is_faster(layer.weight, rows):
+    if isinstance(rows, Tensor) and is_plain_linear(layer) and onednn_is_faster(layer.weight, rows):
         if torch.is_grad_enabled() and (rows.requires_grad or layer.weight.requires_grad or layer.bias.requires_grad):
             result: Tensor = _OneDnnLinear.apply(rows, layer.weight, layer.bias)
             return result

@@ -16,7 +16,7 @@ from longformer_plus import cli
 from longformer_plus.benchmark import measuring as benchmark
 from longformer_plus.benchmark import report
 from longformer_plus.benchmark.measuring import Plan, Point
-from longformer_plus.benchmark.workloads import MODELS, Workload
+from longformer_plus.benchmark.workloads import MODELS, Workload, in_precisions
 
 BENCH = ["bench", "--layers", "1", "--window", "8", "--repeats", "1", "--no-memory"]
 
@@ -284,3 +284,38 @@ def test_a_plot_of_nothing_is_refused(tmp_path: Path) -> None:
 def test_impossible_workloads_are_refused(values: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Workload(**{"num_tokens": 16, "work": "forward", **values})
+
+
+def test_models_in_each_precision_that_they_can_be_in() -> None:
+    names = ["transformers", "longformer_plus", "longformer_plus_onnx", "transformers_onnx"]
+    assert in_precisions(names, ["float32", "bfloat16", "int8"]) == [
+        *("transformers", "transformers:bfloat16"),
+        *("longformer_plus", "longformer_plus:bfloat16", "longformer_plus:int8"),
+        *("longformer_plus_onnx", "longformer_plus_onnx:int8", "transformers_onnx"),
+    ]
+    for name in ("transformers:int8", "longformer_plus:int4", "gpt:int8"):
+        with pytest.raises(ValueError, match="is not allowed"):
+            Plan([Workload(8, "forward")], [name], with_memory=False)
+    for name in ("longformer_plus:int8", "longformer_plus_onnx"):
+        with pytest.raises(ValueError, match=f"{name} is for inference on a CPU"):
+            Plan([Workload(8, "training")], [name], with_memory=False)
+
+
+def test_precisions_are_measured_side_by_side() -> None:
+    plan = Plan(
+        [Workload(8, "forward", num_layers=1)], ["longformer_plus", "longformer_plus:int8"], 1, with_memory=False
+    )
+    recording = report.Recording(benchmark.environment(), list(plan.models), 1, [plan.measure(plan.workloads[0])])
+    assert set(recording.points[0].seconds) == {"longformer_plus", "longformer_plus:int8", "floor"}
+    assert re.search(r"longformer_plus:int8, 8 tokens: \d+\.\d\dx longformer_plus\n", report.notes(recording))
+
+
+@pytest.mark.slow
+def test_graphs_are_measured_too() -> None:
+    pytest.importorskip("onnxruntime")
+    names = ["longformer_plus_onnx", "longformer_plus_onnx:int8"]
+    point = Plan([Workload(8, "forward", num_layers=1)], names, 1, with_memory=False).measure(
+        Workload(8, "forward", num_layers=1)
+    )
+    assert not point.failures
+    assert set(point.seconds) == {*names, "floor"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import longformer_plus
 from longformer_plus import cli
 from longformer_plus.integrations import onnx_export
 from longformer_plus.integrations.onnx_export import export_onnx
+from longformer_plus.integrations.quantization import quantize
 
 from ..cases import small_config, spread
 from ..model.test_export import HEADS, assert_same, batch, make
@@ -205,3 +207,56 @@ def test_what_cannot_be_exported(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"architectures=None.*Or give a task"):
         onnx_export.load(tmp_path)
     assert not output.exists()
+
+
+@torch.no_grad()
+def test_int8(tmp_path: Path) -> None:
+    """One graph for every shape, in which the layers' products and no others are in int8."""
+    import onnx
+
+    model = small_model("ForTokenClassification")
+    path = tmp_path / "model.onnx"
+    exported = export_onnx(model, path, int8=True)
+    assert exported.largest_difference > 1e-4
+    nodes = Counter(node.op_type for node in onnx.load(path).graph.node)
+    assert nodes["MatMulInteger"] == 6 * len(model.longformer.encoder.layer)
+    for shape in UNSEEN:
+        inputs = batch("", *shape)
+        have, want = run(path, inputs)["logits"], model(**inputs).logits
+        valid = inputs["attention_mask"] > 0
+        assert float((have - want)[valid].norm() / want[valid].norm()) < 0.1
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    with pytest.raises(RuntimeError, match=r"tolerance=1e-05 was allowed"):
+        export_onnx(model, tmp_path / "other.onnx", int8=True, tolerance=1e-5)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_int8_with_weights_beside_it(tmp_path: Path) -> None:
+    model, path = small_model(), tmp_path / "model.onnx"
+    export_onnx(model, path, static=(2, 30), external_data=True, int8=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    inputs = batch("", 2, 30, 3)
+    have, want = run(path, inputs)["logits"], model(**inputs).logits
+    assert float((have - want).norm() / want.norm()) < 0.1
+
+
+def test_a_quantised_model_is_not_exported(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="int8=True"):
+        export_onnx(quantize(small_model()), tmp_path / "model.onnx")
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_openvino_reads_the_graph_and_compresses_its_weights(tmp_path: Path) -> None:
+    """The recipe of the guide."""
+    openvino, nncf = pytest.importorskip("openvino"), pytest.importorskip("nncf")
+    model, path = small_model("ForTokenClassification"), tmp_path / "model.onnx"
+    export_onnx(model, path)
+    graph = nncf.compress_weights(openvino.Core().read_model(path), mode=nncf.CompressWeightsMode.INT8_SYM)
+    compiled = openvino.Core().compile_model(graph, "CPU")
+    inputs = batch("", 2, 33, 3)
+    have = torch.from_numpy(compiled({name: tensor.numpy() for name, tensor in inputs.items()})["logits"])
+    want = model(**inputs).logits
+    assert float((have - want).norm() / want.norm()) < 0.05

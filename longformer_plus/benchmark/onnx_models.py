@@ -1,0 +1,65 @@
+"""Models as ONNX graphs in onnxruntime, to be measured as those of torch are.
+
+Shapes: B batch, N tokens, E hidden size.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+if TYPE_CHECKING:
+    from ..model.pretrained import LongformerPlusPreTrainedModel
+
+
+class OnnxModel(nn.Module):
+    """A graph that gives `last_hidden_state`, with the configuration of the model that it was made from."""
+
+    def __init__(self, graph: Path, config: Any) -> None:
+        super().__init__()
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        self.session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        self.names = [each.name for each in self.session.get_inputs()]
+        self.config = config
+
+    def forward(self, **inputs: Tensor) -> SimpleNamespace:
+        """(B, N) each -> `last_hidden_state` (B, N, E). Without an attention mask all tokens are valid."""
+        inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
+        feed = {name: inputs[name].numpy() for name in self.names}
+        (states,) = self.session.run(["last_hidden_state"], feed)
+        return SimpleNamespace(last_hidden_state=torch.from_numpy(states))
+
+
+def exported(model: LongformerPlusPreTrainedModel, int8: bool) -> OnnxModel:
+    """A LongformerPlus model by this package's export."""
+    from ..integrations.onnx_export import export_onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        graph = export_onnx(model, Path(folder) / "model.onnx", int8=int8).path
+        return OnnxModel(graph, model.config)
+
+
+def exported_by_torch(model: PreTrainedModel, inputs: dict[str, Tensor]) -> OnnxModel:
+    """A model of transformers by torch's own export, for the shape of the inputs alone."""
+    inputs = {"attention_mask": torch.ones_like(inputs["input_ids"]), **inputs}
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        graph = Path(folder) / "model.onnx"
+        torch.onnx.export(
+            model.eval(),
+            (),
+            str(graph),
+            kwargs=inputs,
+            output_names=["last_hidden_state"],
+            dynamo=True,
+            verbose=False,
+        )
+        return OnnxModel(graph, model.config)
