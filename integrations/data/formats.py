@@ -27,7 +27,7 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
 _ROWS_OF_A_BATCH = 64
 # In a table, lists and objects are cells of JSON.
-_STRUCTURES = ("tokens", "ner_tags", "global_attention_mask", "answers", "choices")
+_STRUCTURES = ("tokens", "ner_tags", "global_attention_mask", "answers", "choices", "label")
 
 
 def read_rows(file: OpenedFile) -> Iterator[PlacedRow]:

@@ -22,9 +22,15 @@ from .task import HeldOut, Preparation, Scorer, Scores, Task, judge_documents
 def _check(row: Row) -> None:
     check_text(row)
     require("label" in row, f"has no 'label'; it has {', '.join(map(repr, row))}")
-    label = row["label"]
-    is_number = isinstance(label, (int, float)) and not isinstance(label, bool) and math.isfinite(label)
-    require(is_number, f"label {label!r:.80} is not a finite number")
+    require(_is_number(row["label"]), f"label {row['label']!r:.80} is not a finite number")
+
+
+def _is_number(label: Any) -> bool:
+    """Whether it is a finite number, or the text of one: of a table without types, every cell is text."""
+    try:
+        return not isinstance(label, bool) and math.isfinite(float(label))
+    except (TypeError, ValueError):
+        return False
 
 
 def _configure(records: Sequence[Record], names: Sequence[str]) -> dict[str, Any]:

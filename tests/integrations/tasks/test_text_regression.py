@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -15,13 +16,17 @@ pytest.importorskip("evaluate")
 from longformer_plus.integrations.checkpoints import load_checkpoint
 from longformer_plus.integrations.tasks.text_regression import TASK
 
-from ...fine_tuning import model_fields, rows, write_rows
+from ...fine_tuning import model_fields, rows
 
 
 def test_numbers_are_learned_evaluated_and_predicted(tokenizer: LongformerPlusTokenizer, tmp_path: Path) -> None:
     """By the commands; the scores of the evaluation are those of the predictions."""
     made = rows(TASK.name, length=20)
-    source = write_rows(tmp_path / "data.jsonl", made)
+    source = str(tmp_path / "data.csv")
+    with open(source, "w", newline="") as file:
+        table = csv.DictWriter(file, ["text", "label"])
+        table.writeheader()
+        table.writerows(made)
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     new = ["--config", json.dumps(model_fields()), "--tokenizer", str(tmp_path / "tokenizer"), "--max-steps", "3"]
     task = ["--task", TASK.name, "--train", source, "--eval", source]
@@ -38,3 +43,9 @@ def test_numbers_are_learned_evaluated_and_predicted(tokenizer: LongformerPlusTo
     predicted = TASK.predict(*load_checkpoint(TASK.name, tmp_path / "model"), made)
     values = np.array([each["value"] for each in predicted])
     assert scores["model"]["mean_squared_error"] == pytest.approx(((values - truths) ** 2).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("label", ["high", "", "nan", "1,5", None, True, [1.0]])
+def test_labels_that_are_no_numbers(label: object) -> None:
+    with pytest.raises(ValueError, match="is not a finite number"):
+        TASK.check({"text": "a", "label": label})
