@@ -92,9 +92,10 @@ def quantize(model: _Model) -> _Model:
         raise ValueError("The model is in int8 already: quantise it only once.")
     _own_config(model)
     quantizer = Int8Quantizer(Int8Config(), pre_quantized=False)
-    model.is_quantized = True
-    model.quantization_method = METHOD
-    model.hf_quantizer = quantizer
+    # What `from_pretrained` sets.
+    fields: dict[str, Any] = {"is_quantized": True, "quantization_method": METHOD, "hf_quantizer": quantizer}
+    for name, value in fields.items():
+        setattr(model, name, value)
     quantizer.postprocess_model(model)
     return model.eval()
 
@@ -120,14 +121,14 @@ def check_quantizable(model: nn.Module) -> None:
             )
 
 
-def replace_layers(model: nn.Module, keep_weights: bool) -> None:
+def replace_layers(model: PreTrainedModel, keep_weights: bool) -> None:
     """Put int8 layers in the place of the linear ones of each layer.
 
     Args:
         model: for which `check_quantizable` raises nothing.
         keep_weights: quantise the weights; otherwise the new layers have none yet.
     """
-    one_sided = model.config.hidden_act in _ONE_SIDED_ACTIVATIONS  # type: ignore[union-attr]
+    one_sided = model.config.hidden_act in _ONE_SIDED_ACTIVATIONS
     for name, module, attribute in list(_linear_layers(model)):
         layer = getattr(module, attribute)
         reads_activation = not name.endswith((".attention.self", ".attention.output", ".intermediate"))
@@ -158,4 +159,4 @@ def _own_config(model: PreTrainedModel) -> None:
     shared, own = model.config, copy.deepcopy(model.config)
     for module in model.modules():
         if getattr(module, "config", None) is shared:
-            module.config = own
+            setattr(module, "config", own)  # noqa: B010

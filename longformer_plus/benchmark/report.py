@@ -193,13 +193,13 @@ def _ratios(point: Point) -> list[str]:
     """How much faster models in another precision or as graphs are, each in a line."""
     lines = []
     for name in point.seconds:
-        if ":" in name or "_onnx" in name:
-            others = ("longformer_plus", "transformers")
-            times = [
-                f"{point.median(each) / point.median(name):.2f}x {each}" for each in others if each in point.seconds
-            ]  # type: ignore[operator]
-            if times:
-                lines.append(f"{name}, {point.workload.num_tokens} tokens: {', '.join(times)}")
+        own = point.median(name)
+        if not own or not (":" in name or "_onnx" in name):
+            continue
+        times = {other: point.median(other) for other in ("longformer_plus", "transformers")}
+        ratios = [f"{time / own:.2f}x {other}" for other, time in times.items() if time]
+        if ratios:
+            lines.append(f"{name}, {point.workload.num_tokens} tokens: {', '.join(ratios)}")
     return lines
 
 

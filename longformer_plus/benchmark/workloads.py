@@ -145,7 +145,7 @@ class Workload:
         if precision == "int8":
             from ..integrations.quantization import quantize
 
-            return quantize(model)  # type: ignore[type-var]
+            return quantize(model)
         model = model.to(getattr(torch, precision or self.dtype)).train(self.work == "training")
         return model.to(self.device)
 

@@ -173,7 +173,7 @@ class Int8Linear(nn.Module):
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[misc]
+        super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[f"{prefix}weight"] = self._plain_weight()
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:

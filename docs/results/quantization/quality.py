@@ -23,11 +23,13 @@ from longformer_plus.benchmark.measuring import environment
 from longformer_plus.integrations.checkpoints import load_checkpoint
 from longformer_plus.integrations.data.sources import read_records
 from longformer_plus.integrations.evaluation import EvaluationPlan, evaluate_checkpoint
+from longformer_plus.ops import int8
 from longformer_plus.ops.int8 import Int8Linear, onednn_is_exact
 from longformer_plus.ops.processor import processor_features
 from longformer_plus.shipped.names import resolve_checkpoint
 
-WAYS = ("float32", "bfloat16", "int8")
+# The last is what int8 is on processors that multiply bfloat16.
+WAYS = ("float32", "bfloat16", "int8", "int8, attention in bfloat16")
 LENGTH = 4096
 
 
@@ -37,6 +39,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("result", type=Path)
     parser.add_argument("--documents", type=int, default=2, help="of each source")
+    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS, help="beside float32")
     options = parser.parse_args()
     _, tokenizer = load_checkpoint("fill-mask", shipped_checkpoint())
     documents = list(hidden_documents(options.data, tokenizer, options.documents))
@@ -48,8 +51,10 @@ def main() -> None:
         "hidden": sum(int(hidden.sum()) for _, hidden in documents),
     }
     wanted = None
-    for way in WAYS:
-        model, _ = load_checkpoint("fill-mask", shipped_checkpoint(), way)
+    for way in dict.fromkeys(["float32", *options.ways]):
+        precision, _, attention = way.partition(", ")
+        int8.multiplies_bfloat16 = lambda in_bfloat16=bool(attention): in_bfloat16
+        model, _ = load_checkpoint("fill-mask", shipped_checkpoint(), precision)
         states, losses, guesses = read(model, tokenizer, documents)
         wanted = wanted or (states, losses, guesses)
         result[way] = {
@@ -58,7 +63,7 @@ def main() -> None:
             "same likeliest token": float((guesses == wanted[2]).float().mean()),
             "relative error of states": float((states - wanted[0]).norm() / wanted[0].norm()),
             **sizes(model),
-            "entity f1": entity_f1(options.data, way),
+            "entity f1": entity_f1(options.data, precision),
         }
         print(way, result[way], flush=True)
         options.result.write_text(json.dumps(result, indent=1) + "\n")
@@ -105,11 +110,11 @@ def sizes(model: nn.Module) -> dict[str, float]:
     return {"bytes of layers": layers, "bytes of weights": total, "bytes of file": file}
 
 
-def entity_f1(data: Path, way: str) -> float:
+def entity_f1(data: Path, precision: str) -> float:
     """Of the entities in held-out chapters."""
     test = str(data / "token_classification" / "litbank.test.jsonl.xz")
     plan = EvaluationPlan(
-        "token-classification", resolve_checkpoint("shipped:token-classification"), [test], precision=way
+        "token-classification", resolve_checkpoint("shipped:token-classification"), [test], precision=precision
     )
     return evaluate_checkpoint(plan)["model"]["f1"]
 
