@@ -1,6 +1,9 @@
 """Peak memory of `longformer-plus predict` over few documents and over ten times as many.
 
 python docs/results/prediction/memory.py --documents 2000
+
+Parts are small, so that both runs have batches of all sizes: what PyTorch keeps for each size of a batch grows up to a
+limit, which the smaller run has to reach as well.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from longformer_plus import shipped_checkpoint
 _SAMPLE = shipped_checkpoint().parent / "samples" / "lighthouses.txt"
 
 
-def peak_bytes(folder: Path, count: int, words: int) -> int:
+def peak_bytes(folder: Path, count: int, words: int, part_size: int) -> int:
     """The most memory that the command holds for so many documents, embedded by the shipped checkpoint."""
     text = _SAMPLE.read_text(encoding="utf-8").split()
     corpus = folder / f"{count}.jsonl"
@@ -28,6 +31,7 @@ def peak_bytes(folder: Path, count: int, words: int) -> int:
             file.write(json.dumps({"text": " ".join(text[start : start + words])}) + "\n")
     command = [sys.executable, "-m", "longformer_plus.cli", "predict", "--task", "feature-extraction"]
     command += ["--model", "shipped", "--input", str(corpus), "--output", str(folder / f"out{count}")]
+    command += ["--part-size", str(part_size)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # noqa: S603
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -41,10 +45,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=2000)
     parser.add_argument("--words", type=int, default=10, help="of each document")
+    parser.add_argument("--part-size", type=int, default=8, help="documents of a part")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         few, many = (
-            peak_bytes(Path(folder), count, options.words) for count in (options.documents, 10 * options.documents)
+            peak_bytes(Path(folder), count, options.words, options.part_size)
+            for count in (options.documents, 10 * options.documents)
         )
     print(
         f"{options.documents:,} documents: {few / 1e6:,.0f} MB; {10 * options.documents:,}: {many / 1e6:,.0f} MB, "
