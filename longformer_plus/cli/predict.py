@@ -84,8 +84,8 @@ def _run(options: argparse.Namespace) -> int:
     from ..shipped.names import resolve_checkpoint
 
     given = {each.name: getattr(options, each.name) for each in fields(PredictionPlan)}
-    given["precision"] = announced_precision(options.precision)
-    plan = PredictionPlan(**{**given, "columns": dict(options.columns), "model": resolve_checkpoint(options.model)})
+    given |= {"columns": dict(options.columns), "model": resolve_checkpoint(options.model)}
+    plan = PredictionPlan(**{**given, "precision": announced_precision(options.precision)})
     try:
         summary = predict(plan)
     except KeyboardInterrupt:
