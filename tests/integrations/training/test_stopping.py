@@ -136,7 +136,9 @@ def test_other_errors_are_not_of_the_disk(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_the_command_is_stopped(number: int, status: int, tokenizer_folder: str, tmp_path: Path) -> None:
+def test_the_command_is_stopped(
+    number: int, status: int, tokenizer_folder: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     source = write_rows(tmp_path / "data.jsonl", rows("text-classification"))
     command = [sys.executable, "-m", "longformer_plus.cli", "train", "--task", "text-classification", "--train", source]
     command += ["--config", json.dumps(model_fields()), "--tokenizer", tokenizer_folder, "--batch", "2"]
@@ -151,4 +153,6 @@ def test_the_command_is_stopped(number: int, status: int, tokenizer_folder: str,
     assert "To go on, use the same command with --resume." in rest
     assert "Traceback" not in rest
     assert last_checkpoint(tmp_path / "output") is not None
-    assert cli.main([*command[3:], "--resume", "--max-steps", "5"]) == 2
+    with pytest.raises(SystemExit):
+        cli.main([*command[3:], "--resume", "--max-steps", "5"])
+    assert "holds a run with another max_steps: it was 100000, not 5" in capsys.readouterr().err
