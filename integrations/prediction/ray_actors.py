@@ -12,9 +12,9 @@ from typing import Any
 
 from ..data.files import load
 from ..data.sources import Entry
-from .engines import Judged, Worker, in_order
 from .plan import PredictionPlan
 from .progress import Part
+from .workers import Judged, Worker, in_order
 
 # An actor that dies is started again, on another machine if need be, and predicts its part again. A part of which it
 # dies so often is too large for it.

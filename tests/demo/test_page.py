@@ -249,8 +249,9 @@ def test_a_document_that_the_server_lost_is_analysed_again(page: Page, store: Vi
 def test_sentences_phrases_and_what_the_model_would_say(page: Page) -> None:
     page.paste(TEXT)
     page.until_shown("attention", page.one("#analyse").click)
-    page.choose("unit", "sentence")
-    page.until_shown("attention", page.token(9).click)
+    page.wait(lambda: "captain" in page.text("text"))
+    page.until_shown("attention", lambda: page.choose("unit", "sentence"))
+    page.until_shown("attention", page.token(3).click)
     assert "stays inside" in page.text("shares")
     assert page.one('#attention [data-part="flow"]').is_displayed()
     chosen = "".join(one.text for one in page.all("#attention .text .chosen"))
@@ -260,7 +261,7 @@ def test_sentences_phrases_and_what_the_model_would_say(page: Page) -> None:
     page.until_shown("attention", lambda: page.one('#attention [data-part="text"]').send_keys("\ue014"))
     assert len(page.all("#attention .text .chosen.first")) == 1
     assert " at 1 to " not in page.text("title")
-    page.choose("unit", "token")
+    page.until_shown("attention", lambda: page.choose("unit", "token"))
     page.until_shown("attention", page.token(3).click)
     from selenium.webdriver import ActionChains, Keys
 

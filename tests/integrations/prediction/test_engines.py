@@ -19,10 +19,10 @@ import pytest
 
 from longformer_plus.integrations.data.sources import Entry
 from longformer_plus.integrations.prediction import engines, predict
-from longformer_plus.integrations.prediction.engines import in_order
 from longformer_plus.integrations.prediction.parts import Parts
 from longformer_plus.integrations.prediction.progress import Part
 from longformer_plus.integrations.prediction.ray_actors import shares
+from longformer_plus.integrations.prediction.workers import Judged, in_order
 
 from .test_run import FRESH, TEXTS, content, corpus, plan_of
 
@@ -43,7 +43,7 @@ def test_parts_come_in_order_and_few_are_read_ahead() -> None:
             read.append(number)
             yield Part(number, [Entry("a", number, "a", {})], 0.0)
 
-    def predict_slowly(entries: Sequence[Entry]) -> engines.Judged:
+    def predict_slowly(entries: Sequence[Entry]) -> Judged:
         time.sleep(0.02 * (entries[0].number % 3))
         return [{"row": entries[0].number}], [], 1
 
