@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Regex, normalizers
 
 from longformer_plus import LongformerPlusTokenizer
 
 pytest.importorskip("datasets")
-from longformer_plus.integrations.data.packing import PackedDocuments, TextSource
+from longformer_plus.integrations.data.packing import PackedDocuments, TextSource, TokenizedSource
 
 from ...fine_tuning import rows, write_rows
 
@@ -52,7 +54,7 @@ def test_sources_are_balanced_by_weight(sources: list[TextSource], tokenizer: Lo
         return float(np.mean([any(map(str.isdigit, tokenizer.decode(row["input_ids"]))) for row in packed]))
 
     assert share_of_numbers([3, 1]) == pytest.approx(0.25, abs=0.08)
-    sizes = [source.num_characters for source in sources]
+    sizes = [TokenizedSource(source, tokenizer).num_tokens for source in sources]
     assert share_of_numbers(None) == pytest.approx(sizes[1] / sum(sizes), abs=0.05)
     with pytest.raises(ValueError, match=r"weights=\[1\] is not allowed"):
         PackedDocuments(sources, tokenizer, 64, 1, [1])
@@ -68,6 +70,48 @@ def test_all_of_a_long_text_is_drawn(sources: list[TextSource]) -> None:
     assert (drawn[:4900] > 0).all()
     middle = drawn[200:4800]
     assert middle.max() < 3 * middle.mean()
+
+
+def test_all_tokens_of_a_long_text_are_drawn(sources: list[TextSource], tokenizer: LongformerPlusTokenizer) -> None:
+    random = np.random.default_rng(0)
+    whole = tokenizer(sources[1][0], add_special_tokens=False)["input_ids"]
+    source = TokenizedSource(sources[1], tokenizer)
+    assert source.num_tokens == len(whole)
+    stretches = {tuple(whole[start : start + 200]): start for start in range(len(whole))}
+    starts = [stretches[tuple(source.draw(200, random))] for _ in range(1000)]
+    drawn = np.zeros(len(whole))
+    for start in starts:
+        drawn[start : start + 200] += 1
+    assert (drawn > 0).all()
+    middle = drawn[200:-200]
+    assert middle.max() < 3 * middle.mean()
+
+
+def test_a_short_text_is_drawn_whole(sources: list[TextSource], tokenizer: LongformerPlusTokenizer) -> None:
+    random = np.random.default_rng(0)
+    texts = {sources[0][index].strip() for index in range(len(sources[0]))}
+    source = TokenizedSource(sources[0], tokenizer)
+    assert {tokenizer.decode(source.draw(200, random)).strip() for _ in range(200)} == texts
+
+
+def test_texts_are_tokenized_once_by_each_tokenizer(
+    sources: list[TextSource], tokenizer: LongformerPlusTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = TokenizedSource(sources[0], tokenizer)
+    again = copy.deepcopy(tokenizer)
+    monkeypatch.setattr(type(tokenizer), "__call__", lambda *_, **__: pytest.fail("The texts are tokenized again"))
+    assert TokenizedSource(sources[0], again).num_tokens == first.num_tokens
+    monkeypatch.undo()
+    again.add_tokens([sources[0][0]])
+    assert TokenizedSource(sources[0], again).num_tokens < first.num_tokens
+
+
+def test_texts_without_a_token_are_refused(tmp_path: Path, tokenizer: LongformerPlusTokenizer) -> None:
+    source = TextSource(write_rows(tmp_path / "text.jsonl", [{"text": "first"}]))
+    wordless = copy.deepcopy(tokenizer)
+    wordless.backend_tokenizer.normalizer = normalizers.Replace(Regex(r"[\s\S]+"), "")
+    with pytest.raises(ValueError, match=r"makes no token of the texts in .*text\.jsonl"):
+        TokenizedSource(source, wordless)
 
 
 def test_wrong_rows_are_named(tmp_path: Path) -> None:
