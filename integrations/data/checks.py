@@ -39,6 +39,13 @@ def list_of(row: Row, name: str) -> list[Any]:
     return row[name]
 
 
+def is_integer(value: Any) -> bool:
+    """Whether it is an integer, or the text of one: of a table without types, every cell is text."""
+    if isinstance(value, str):
+        return value.strip().removeprefix("-").isdecimal()
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def check_text(row: Row) -> None:
     """Check that the column "text" has some text."""
     require(bool(text_of(row, "text").strip()), "'text' is empty")

@@ -215,7 +215,7 @@ def prepare_choices(records: Sequence[Record], tokenizer: PreTrainedTokenizerBas
             )
         cut += len(encode_text(tokenizer, context)) + max(lengths) + special > max_length
         encoding = tokenizer([context] * len(parts), parts, truncation="only_first", max_length=max_length)
-        features.append({"input_ids": encoding["input_ids"], "labels": row["label"]})
+        features.append({"input_ids": encoding["input_ids"], "labels": int(row["label"])})
     summary = f"{len(features):,} questions; of {cut / max(len(features), 1):.1%} the context is cut"
     return Prepared(features, list(range(len(features))), summary)
 

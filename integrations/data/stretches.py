@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from tokenizers import Encoding
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, TokenizersBackend
 from transformers.utils.logging import tqdm
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 TextOrWords = str | Sequence[str]
 Result = TypeVar("Result")
+_MOST_CUT_TOGETHER = 64
 
 
 def overlapping_spans(length: int, room: int, overlap: int) -> list[tuple[int, int, int, int]]:
@@ -129,7 +131,11 @@ class StretchReader:
         Raises:
             ValueError: the document is empty, or the question leaves no room for it.
         """
-        if not document or not any(part.strip() for part in document):
+        return self._cut([document], question)[0]
+
+    def _cut(self, documents: Sequence[TextOrWords], question: str | None) -> list[list[Stretch]]:
+        """The stretches of documents, all of them texts or all of them words; `tokenizers` encodes them in parallel."""
+        if not all(document and any(part.strip() for part in document) for document in documents):
             raise ValueError("The document is empty: give at least one word.")
         max_length = self.max_length or min(self._config.max_tokens, self.tokenizer.model_max_length)
         asked = [] if question is None else self.tokenizer(question, add_special_tokens=False)["input_ids"]
@@ -139,26 +145,19 @@ class StretchReader:
             overlap = max(min(max(self._config.windows), room // 2), min(64, room - 1), 0)
         _check_overlap(overlap, room)
         encoded = self.tokenizer(
-            *((document,) if question is None else (question, document)),
+            *((list(documents),) if question is None else ([question] * len(documents), list(documents))),
             truncation="only_first" if question is None else "only_second",
             max_length=max_length,
             stride=overlap,
             return_overflowing_tokens=True,
-            is_split_into_words=not isinstance(document, str),
+            is_split_into_words=not isinstance(documents[0], str),
         )
-        encodings = encoded.encodings
+        encodings: list[list[Encoding]] = [[] for _ in documents]
+        for encoding, index in zip(encoded.encodings, encoded["overflow_to_sample_mapping"], strict=True):
+            encodings[index].append(encoding)
         if self.tokenizer.truncation_side == "left":  # that of the document's end comes first
-            encodings = encodings[::-1]
-        places = [_tokens_of(0 if question is None else 1, encoding) for encoding in encodings]
-        stretches = []
-        for index, (encoding, tokens) in enumerate(zip(encodings, places, strict=True)):
-            is_last = index == len(places) - 1
-            # Of what is shared with a neighbour, half is left to it.
-            own = slice(
-                (overlap + 1) // 2 if index else 0, tokens.stop - tokens.start - (0 if is_last else overlap // 2)
-            )
-            stretches.append(Stretch(encoding, tokens, own, is_last))
-        return stretches
+            encodings = [each[::-1] for each in encodings]
+        return [_stretches_of(each, 0 if question is None else 1, overlap) for each in encodings]
 
     def read(
         self,
@@ -236,27 +235,46 @@ class StretchReader:
         is_read: Callable[[Stretch], bool] | None,
     ) -> Iterator[tuple[int, Stretch, float]]:
         """Each with the index of its document and its share of it."""
-        for index, document in enumerate(documents):
-            stretches = self.cut(document, None if questions is None else questions[index])
-            if is_read is not None:
-                stretches = list(filter(is_read, stretches))
-            yield from ((index, stretch, 1 / len(stretches)) for stretch in stretches)
+        asked = [None] * len(documents) if questions is None else questions
+        for (question, _), indices in groupby(
+            range(len(documents)), lambda index: (asked[index], isinstance(documents[index], str))
+        ):
+            # Where all stretches of a call are in memory anyway, those of many documents are cut together.
+            while together := list(islice(indices, 1 if self.batch_tokens is None else _MOST_CUT_TOGETHER)):
+                for index, stretches in zip(
+                    together, self._cut([documents[index] for index in together], question), strict=True
+                ):
+                    if is_read is not None:
+                        stretches = list(filter(is_read, stretches))
+                    yield from ((index, stretch, 1 / len(stretches)) for stretch in stretches)
 
     @torch.no_grad()
     def _run(self, stretches: Sequence[Stretch]) -> list[dict[str, Tensor]]:
         """What the model says of each stretch; padding stands at the end of it."""
-        rows = [
-            {"input_ids": stretch.encoding.ids, "attention_mask": stretch.encoding.attention_mask}
-            for stretch in stretches
-        ]
-        batch = self.tokenizer.pad(rows, padding_side="right", return_tensors="pt").to(self.model.device)
-        outputs = self.model(**batch, return_dict=True)
+        rows = [torch.tensor(stretch.encoding.ids) for stretch in stretches]
+        lengths = torch.tensor([len(row) for row in rows])
+        input_ids = pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id)
+        attention_mask = (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()
+        device = self.model.device
+        outputs = self.model(input_ids=input_ids.to(device), attention_mask=attention_mask.to(device), return_dict=True)
         said = {
             name: tensor.float().cpu()
             for name, tensor in outputs.items()
             if name.endswith("logits") or name == "last_hidden_state"
         }
         return [{name: tensor[index] for name, tensor in said.items()} for index in range(len(stretches))]
+
+
+def _stretches_of(encodings: Sequence[Encoding], part: int, overlap: int) -> list[Stretch]:
+    """The stretches of one document, which is the first (0) or second (1) text of its encodings."""
+    stretches = []
+    for index, encoding in enumerate(encodings):
+        is_last = index == len(encodings) - 1
+        tokens = _tokens_of(part, encoding)
+        # Of what is shared with a neighbour, half is left to it.
+        own = slice((overlap + 1) // 2 if index else 0, tokens.stop - tokens.start - (0 if is_last else overlap // 2))
+        stretches.append(Stretch(encoding, tokens, own, is_last))
+    return stretches
 
 
 def _tokens_of(part: int, encoding: Encoding) -> slice:

@@ -8,6 +8,7 @@ from typing import Any
 from ..checkpoints import load_checkpoint, load_encoder
 from ..data.checks import MissingColumnError
 from ..data.sources import Entry, Row
+from .memory import release_free_memory
 from .plan import PredictionPlan
 from .tasks import FEATURES, PREDICTED
 
@@ -57,6 +58,7 @@ class Predictor:
                     results[place] = self._run([row], report)[0]
                 except ValueError as error:
                     problems[place] = str(error)
+        release_free_memory()
         predicted = [{**_origin(entries[place]), **results[place]} for place in sorted(results)]
         return predicted, [
             {**_origin(entries[place]), "where": entries[place].where, "error": problems[place]}

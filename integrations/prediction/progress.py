@@ -35,6 +35,7 @@ class Progress:
         self._documents = 0.0
         self._tokens = 0
         self._done = 0.0
+        self._shown = 0.0
         self._ahead: tuple[float, int] = (0.0, 1)
 
     def __enter__(self) -> Progress:
@@ -52,7 +53,7 @@ class Progress:
         self._documents += documents
         self._tokens += tokens
         share, count = self._ahead
-        self._show(min(self._bar.n + share * documents / count, 1.0))
+        self._show(min(self._shown + share * documents / count, 1.0))
 
     def finish(self, part: Part) -> None:
         """Count a part as done, whatever of it could not be read."""
@@ -63,4 +64,5 @@ class Progress:
         seconds = max(time.monotonic() - self._began, 1e-9)
         speed = f"{self._documents / seconds:,.1f} documents/s, {self._tokens / seconds:,.0f} tokens/s"
         self._bar.set_postfix_str(f"{self._documents:,.0f} documents, {speed}", refresh=False)
-        self._bar.update(max(share - self._bar.n, 0.0))
+        self._bar.update(max(share - self._shown, 0.0))
+        self._shown = max(share, self._shown)

@@ -63,8 +63,14 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
         if address is not None:
             _reach(address)
         ray.init(address, log_to_driver=False, logging_level="warning")
-    except (OSError, RuntimeError) as error:
-        raise ConnectionError(f"There is no Ray cluster at {address or 'this machine'}: {error}") from error
+    except Exception as error:  # Ray raises a bare one where a node does not start in time.
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        if address is not None:
+            raise ConnectionError(f"There is no Ray cluster at {address}: {reason}") from error
+        raise ConnectionError(
+            f"Ray did not start on this machine: {reason} Run the command again with --resume where the machine has "
+            "less other work, or choose --engine local."
+        ) from error
     try:
         yield
     finally:

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from longformer_plus import LongformerPlusForMultipleChoice
 
-from ..data.checks import list_of, require, text_of
+from ..data.checks import is_integer, list_of, require, text_of
 from ..data.collators import DataCollatorForLongformerMultipleChoice
 from ..data.features import Prepared, prepare_choices
 from ..data.sources import Record, Row
@@ -26,11 +26,11 @@ def _check_input(row: Row) -> None:
 
 def _check(row: Row) -> None:
     _check_input(row)
-    label, count = row.get("label"), len(row["choices"])
-    require(
-        isinstance(label, int) and 0 <= label < count,
-        f"label {label!r:.80} is out of range: it must be the index of one of the {count} choices",
-    )
+    require("label" in row, f"has no 'label'; it has {', '.join(map(repr, row))}")
+    label, count = row["label"], len(row["choices"])
+    wanted = f"it must be the index of one of the {count} choices, 0 to {count - 1}"
+    require(is_integer(label), f"label {label!r:.80} is not an integer: {wanted}")
+    require(0 <= int(label) < count, f"label {label!r:.80} is out of range: {wanted}")
 
 
 def _prepare(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, options: Preparation) -> Prepared:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,8 +21,9 @@ from longformer_plus.integrations.data.features import (
     prepare_tagging,
 )
 from longformer_plus.integrations.data.question_features import join_paragraphs, prepare_questions
-from longformer_plus.integrations.data.sources import Record
+from longformer_plus.integrations.data.sources import Record, read_records
 from longformer_plus.integrations.data.stretches import overlapping_spans
+from longformer_plus.integrations.tasks import TASKS
 
 from ...fine_tuning import rows, sentence
 
@@ -171,6 +173,13 @@ def test_unknown_and_useless_labels(tokenizer: LongformerPlusTokenizer) -> None:
         "9",
         "10",
     ]
+
+
+def test_the_label_of_choices_may_be_the_text_of_a_table(tokenizer: LongformerPlusTokenizer, tmp_path: Path) -> None:
+    source = tmp_path / "choices.csv"
+    source.write_text('choices,label\n"[""a sea"", ""a river""]",1\n"[""a sea"", ""a river""]", 0\n')
+    read = read_records([str(source)], TASKS["multiple-choice"].check)
+    assert [feature["labels"] for feature in prepare_choices(read, tokenizer, 48)] == [1, 0]
 
 
 def test_choices_keep_question_and_choice_whole(tokenizer: LongformerPlusTokenizer) -> None:

@@ -254,6 +254,18 @@ def test_every_word_is_tagged_once(
     assert "".join(DOCUMENT[tag.start : tag.end] for tag in whole).replace(" ", "") == DOCUMENT.replace(" ", "")
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_documents_that_are_cut_together_are_judged_as_one_by_one(
+    word_tokenizer: LongformerPlusTokenizer, side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(word_tokenizer, "truncation_side", side)
+    model = make(TagByToken, word_tokenizer, num_labels=5, id2label=TAGS)
+    documents = ["a short one", DOCUMENT, WORDS, WORDS[:7], DOCUMENT[40:], "the last"]
+    options = {"max_length": 60, "overlap": 10, "batch_tokens": 150}
+    together = tag_documents(model, word_tokenizer, documents, **options)
+    assert together == [tag_document(model, word_tokenizer, document, **options) for document in documents]
+
+
 def test_entities() -> None:
     words = ["Anna", "Karenina", "met", "Levin", "Oblonsky", "in", "Moscow", ",", "not", "Tver"]
     labels = ["B-PER", "I-PER", "O", "B-PER", "B-PER", "O", "I-LOC", "O", "O", "LOC"]

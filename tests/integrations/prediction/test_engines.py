@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import psutil
@@ -118,6 +119,26 @@ def test_ray_that_is_missing_is_named(
     plan = plan_of("text-classification", task_checkpoints, corpus, tmp_path / "out", engine="ray")
     with pytest.raises(ModuleNotFoundError, match=r"ray is needed for engine 'ray': .*longformer-plus\[ray\]"):
         predict(plan)
+
+
+def test_a_ray_that_does_not_start_in_time_is_named(
+    corpus: Path, task_checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(*_: Any, **__: Any) -> None:
+        # Ray raises just this, with several lines.
+        raise Exception("The current node timed out during startup.\n\nThis could happen because some processes")
+
+    fake = ModuleType("ray")
+    fake.is_initialized, fake.init = lambda: False, init  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    plan = plan_of("text-classification", task_checkpoints, corpus, tmp_path / "out", engine="ray")
+    message = (
+        "Ray did not start on this machine: The current node timed out during startup. Run the command again with "
+        "--resume where the machine has less other work, or choose --engine local."
+    )
+    with pytest.raises(ConnectionError) as error:
+        predict(plan)
+    assert str(error.value) == message
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoTokenizer
+from transformers.utils import logging
 
 from longformer_plus import (
     LongformerPlusForQuestionAnswering,
@@ -305,6 +306,17 @@ def test_mistakes_are_named(
         setattr(plan, name, value)
     with pytest.raises(ValueError, match=message):
         predict(plan)
+
+
+def test_a_program_that_shows_no_progress_bars_predicts(
+    corpus: Path, task_checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    logging.disable_progress_bar()
+    try:
+        predict(plan_of("text-classification", task_checkpoints, corpus / "*.txt", tmp_path / "out"))
+    finally:
+        logging.enable_progress_bar()
+    assert len(rows_of(tmp_path / "out")) == 3
 
 
 def test_a_checkpoint_without_the_head_is_refused(

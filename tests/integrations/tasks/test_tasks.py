@@ -73,6 +73,10 @@ ANSWER = {"text": ["river"], "answer_start": [3]}
         ("question-answering", {"context": "A sea.", "answers": ANSWER}, "the answer 'river' is outside its document"),
         ("question-answering", {"answers": {"text": ["r"], "answer_start": [-9]}}, "is outside its document"),
         ("multiple-choice", {"label": 3}, "label 3 is out of range: it must be the index of one of the 3 choices"),
+        ("multiple-choice", {"label": "3"}, "label '3' is out of range: it must be the index of one of the 3 choices"),
+        ("multiple-choice", {"label": "the sea"}, "label 'the sea' is not an integer: it must be the index of one"),
+        ("multiple-choice", {"label": True}, "label True is not an integer"),
+        ("multiple-choice", {"label": None}, "label None is not an integer"),
         ("multiple-choice", {"choices": ["one"]}, "1 choices: give at least two"),
     ],
 )
