@@ -112,7 +112,7 @@ def export_onnx(
         TypeError: the model is not of this package.
         ValueError: an argument is not allowed, or the checkpoint is damaged or has no weights for the task.
     """
-    _check_packages()
+    check_packages()
     output = _check_output(Path(output_path), overwrite)
     model = _model_of(model_or_path, task)
     if max_global_tokens is not None and (static is None or max_global_tokens < 0):
@@ -198,7 +198,8 @@ def _model_of(
     return model_or_path
 
 
-def _check_packages() -> None:
+def check_packages() -> None:
+    """Raise a ModuleNotFoundError if a package of the extra `onnx` is missing."""
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ModuleNotFoundError(f"Not installed: {', '.join(missing)}. Run `pip install longformer-plus[onnx]`.")

@@ -50,6 +50,9 @@ def exported(model: LongformerPlusPreTrainedModel, int8: bool) -> OnnxModel:
 
 def exported_by_torch(model: PreTrainedModel, inputs: dict[str, Tensor]) -> OnnxModel:
     """A model of transformers by torch's own export, for the shape of the inputs alone."""
+    from ..integrations.onnx_export import check_packages
+
+    check_packages()
     inputs = {"attention_mask": torch.ones_like(inputs["input_ids"]), **inputs}
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         graph = Path(folder) / "model.onnx"

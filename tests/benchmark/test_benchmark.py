@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -165,7 +166,7 @@ def test_the_json_is_whole_after_every_point(tmp_path: Path, monkeypatch: pytest
     path = tmp_path / "run.json"
     before: list[int] = []
 
-    def measure(plan: Plan, workload: Workload) -> Point:
+    def measure(plan: Plan, workload: Workload, keep: object) -> Point:
         before.append(len(json.loads(path.read_text())["points"]) if path.exists() else 0)
         if len(before) == 3:
             raise KeyboardInterrupt
@@ -181,6 +182,55 @@ def test_the_json_is_whole_after_every_point(tmp_path: Path, monkeypatch: pytest
         loaded.circumstances
     )
     assert loaded.circumstances["command"].startswith("longformer-plus bench --layers 1")
+
+
+def test_what_was_measured_of_a_row_is_kept_when_the_run_ends_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, run, number = tmp_path / "run.json", Workload.run, 0
+
+    def end_in_the_last_turn(workload: Workload, *arguments: object) -> None:
+        nonlocal number
+        number += 1
+        if number == 4 + 4 + 4:
+            raise KeyboardInterrupt
+        run(workload, *arguments)
+
+    monkeypatch.setattr(Workload, "run", end_in_the_last_turn)
+    command = [*BENCH, "--repeats", "2", "--work", "forward", "--json", str(path)]
+    models = ["longformer_plus", "longformer_plus:bfloat16"]
+    with pytest.raises(KeyboardInterrupt):
+        cli.main([*command, "--lengths", "16", "32", "--models", *models])
+    whole, begun = report.Recording.load(path).points
+    assert [point.workload.num_tokens for point in (whole, begun)] == [16, 32]
+    assert {name: len(times) for name, times in whole.seconds.items()} == {**dict.fromkeys(models, 2), "floor": 2}
+    assert {name: len(times) for name, times in begun.seconds.items()} == {**dict.fromkeys(models, 1), "floor": 1}
+
+
+def test_only_the_row_of_a_floor_that_fails_misses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(workload: Workload) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(Workload, "floor", fail)
+    monkeypatch.setattr(benchmark, "profile", fail)
+    work = Workload(8, "forward", num_layers=1)
+    point = Plan([work], ["longformer_plus"], 1, with_memory=False, with_profile=True).measure(work)
+    assert set(point.seconds) == {"longformer_plus"}
+    assert point.failures == dict.fromkeys(["floor", "profile"], "out of memory: no room")
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
+def test_models_in_onnx_need_its_packages_and_the_others_do_not(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, find=importlib.util.find_spec: None if name == missing else find(name)
+    )
+    names = ["longformer_plus", "longformer_plus_onnx", "longformer_plus_onnx:int8", "transformers_onnx"]
+    work = Workload(8, "forward", window=8, num_layers=1)
+    point = Plan([work], names, 1, with_memory=False).measure(work)
+    assert set(point.seconds) == {"longformer_plus", "floor"}
+    assert set(point.failures) == set(names[1:])
+    for reason in point.failures.values():
+        assert reason == f"ModuleNotFoundError: Not installed: {missing}. Run `pip install longformer-plus[onnx]`."
 
 
 def test_recorded_results_are_printed_again(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
