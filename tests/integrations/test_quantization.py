@@ -15,6 +15,8 @@ from torch import nn
 
 import longformer_plus
 from longformer_plus.attention import global_rows
+from longformer_plus.conversion import CheckpointError, convert_to_longformer
+from longformer_plus.integrations import onnx_export
 from longformer_plus.integrations.quantization import (
     LAYOUT,
     METHOD,
@@ -277,6 +279,13 @@ def test_what_cannot_be_quantised_is_refused_by_name() -> None:
         quantize(nn.Linear(2, 2))  # type: ignore[type-var]
     with pytest.raises(ValueError, match="in int8 already"):
         quantize(quantize(make()))
+
+
+def test_a_saved_model_is_neither_converted_nor_exported(tmp_path: Path) -> None:
+    quantize(make("ForMaskedLM")).save_pretrained(tmp_path)
+    for refused in (convert_to_longformer, onnx_export.load):
+        with pytest.raises(CheckpointError, match=rf"quantised \({METHOD}\).* checkpoint that was quantised instead"):
+            refused(tmp_path)
 
 
 def test_adapters_are_refused_until_they_are_merged() -> None:
