@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -213,10 +214,21 @@ def _noting(failures: dict[str, str] | None, name: str) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     if isinstance(error, BrokenProcessPool):
         return "killed: the process ended without an answer, most likely for want of memory"
-    first_line = (str(error).splitlines() or [""])[0]
+    first_line = _first_line(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         return f"out of memory: {first_line}"
-    return f"{type(error).__name__}: {first_line}"
+    because = ""
+    if isinstance(error, torch.onnx.OnnxExporterError):  # it says only that it failed
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        because = f" ({type(cause).__name__}: {_first_line(cause)})"
+    return f"{type(error).__name__}: {first_line}{because}"
+
+
+def _first_line(error: BaseException) -> str:
+    """Without the codes that colour it in a terminal."""
+    return re.sub(r"\x1b\[[\d;]*m", "", (str(error).splitlines() or [""])[0])
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ examples:
           --models transformers longformer_plus modernbert --lengths 1024 4096 16384 131072 --limit transformers=16384
       a GPU filled with 131,072 tokens, whatever the length, with both backends
   longformer-plus bench --work forward --lengths 512 2048 4096 --precision float32 bfloat16 int8 --no-memory \\
-          --models transformers longformer_plus longformer_plus_onnx modernbert transformers_onnx --json precision.json
+          --models transformers longformer_plus longformer_plus_onnx modernbert --json precision.json
       what bfloat16 and int8 gain on this processor, beside transformers and ModernBERT, and in onnxruntime
   longformer-plus bench --from long.json --markdown --plot long.svg
       measure nothing: print what was recorded again and draw it

@@ -18,6 +18,7 @@ from longformer_plus.benchmark import measuring as benchmark
 from longformer_plus.benchmark import report
 from longformer_plus.benchmark.measuring import Plan, Point
 from longformer_plus.benchmark.workloads import MODELS, Workload, in_precisions
+from longformer_plus.integrations import onnx_export
 
 BENCH = ["bench", "--layers", "1", "--window", "8", "--repeats", "1", "--no-memory"]
 
@@ -113,6 +114,12 @@ def test_a_killed_process_is_a_failure_and_is_not_timed(monkeypatch: pytest.Monk
     assert point.seconds == {}
 
 
+def caused(error: Exception) -> Exception:
+    error.__cause__ = RuntimeError("between")
+    error.__cause__.__cause__ = KeyError("why")
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
@@ -123,6 +130,11 @@ def test_a_killed_process_is_a_failure_and_is_not_timed(monkeypatch: pytest.Monk
         ),
         (torch.OutOfMemoryError("CUDA out of memory."), "out of memory: CUDA"),
         (IndexError("beyond the table\nand more"), "IndexError: beyond the table$"),
+        (caused(ValueError("wrong")), "ValueError: wrong$"),
+        (
+            caused(torch.onnx.OnnxExporterError("\x1b[96mstep 1/3\x1b[0m\nmore")),
+            r"OnnxExporterError: step 1/3 \(KeyError: 'why'\)$",
+        ),
     ],
 )
 def test_reasons_of_failures(error: Exception, reason: str) -> None:
@@ -361,11 +373,17 @@ def test_precisions_are_measured_side_by_side() -> None:
 
 
 @pytest.mark.slow
-def test_graphs_are_measured_too() -> None:
+def test_graphs_are_measured_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This package's is exported once for all lengths."""
     pytest.importorskip("onnxruntime")
+    made: list[int] = []
+    export = onnx_export.export_onnx
+    monkeypatch.setattr(onnx_export, "export_onnx", lambda *given: made.append(1) or export(*given))
     names = ["longformer_plus_onnx", "longformer_plus_onnx:int8"]
-    point = Plan([Workload(8, "forward", num_layers=1)], names, 1, with_memory=False).measure(
-        Workload(8, "forward", num_layers=1)
-    )
-    assert not point.failures
-    assert set(point.seconds) == {*names, "floor"}
+    works = [Workload(length, "forward", window=16, num_layers=1) for length in (32, 48)]
+    plan = Plan(works, names, 1, with_memory=False)
+    for work in works:
+        point = plan.measure(work)
+        assert not point.failures
+        assert set(point.seconds) == {*names, "floor"}
+    assert made == [1]
