@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from longformer_plus import (
     LongformerPlusConfig,
-    LongformerPlusForMultipleChoice,
     LongformerPlusModel,
     LongformerPlusPreTrainedModel,
 )
@@ -31,6 +30,7 @@ from longformer_plus.conversion.longformer import class_named
 from longformer_plus.conversion.reading import find_checkpoint, load_model, read_config
 
 from . import tasks
+from .onnx_comparison import Comparison, compare, compared_shapes, example_shape, random_batch, run
 from .quantization import is_quantized
 
 # By the names of the tasks; "feature-extraction" is the bare encoder.
@@ -39,21 +39,6 @@ TASKS: dict[str, type[LongformerPlusPreTrainedModel]] = {
     **{name: task.model for name, task in tasks.TASKS.items() if task.has_onnx},
 }
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A batch that was run by torch and by onnxruntime.
-
-    Attributes:
-        shape: (B, N), or (B, C, N) for multiple choice.
-        num_global: G, the global tokens of each row.
-        difference: the largest absolute difference of any output.
-    """
-
-    shape: tuple[int, ...]
-    num_global: int
-    difference: float
 
 
 @dataclass(frozen=True)
@@ -112,7 +97,7 @@ def export_onnx(
         TypeError: the model is not of this package.
         ValueError: an argument is not allowed, or the checkpoint is damaged or has no weights for the task.
     """
-    _check_packages()
+    check_packages()
     output = _check_output(Path(output_path), overwrite)
     model = _model_of(model_or_path, task)
     if max_global_tokens is not None and (static is None or max_global_tokens < 0):
@@ -120,12 +105,12 @@ def export_onnx(
             f"max_global_tokens={max_global_tokens} is not allowed: it must be at least 0, and goes with static."
         )
     batches = [
-        _batch(model, shape, num_global)
-        for shape, num_global in _compared_shapes(model, static)
+        random_batch(model, shape, num_global)
+        for shape, num_global in compared_shapes(model, static)
         if max_global_tokens is None or num_global <= max_global_tokens
     ]
     num_global = 1 if max_global_tokens is None else min(1, max_global_tokens)
-    example = _batch(model, _example_shape(model) if static is None else tuple(static), num_global)
+    example = random_batch(model, example_shape(model) if static is None else tuple(static), num_global)
     # The weights' file is found by its name: the draft has the final one, in a folder of its own.
     with (
         _as_when_exported(model),
@@ -137,7 +122,7 @@ def export_onnx(
             _quantize(draft)
         if tolerance is None:
             tolerance = 0.2 if int8 else 1e-4
-        comparisons = _compare(draft, model, batches, tolerance)
+        comparisons = compare(draft, model, batches, tolerance)
         _publish(draft, output)
     return OnnxExport(output, comparisons)
 
@@ -198,7 +183,8 @@ def _model_of(
     return model_or_path
 
 
-def _check_packages() -> None:
+def check_packages() -> None:
+    """Raise a ModuleNotFoundError if a package of the extra `onnx` is missing."""
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ModuleNotFoundError(f"Not installed: {', '.join(missing)}. Run `pip install longformer-plus[onnx]`.")
@@ -246,64 +232,6 @@ def _publish(draft: Path, output: Path) -> None:
     draft.replace(output)
 
 
-# What the graph is traced with and compared on.
-
-
-def _example_shape(model: LongformerPlusPreTrainedModel) -> tuple[int, ...]:
-    return _with_choices(model, 2, 3, 40)
-
-
-def _with_choices(model: LongformerPlusPreTrainedModel, batch: int, choices: int, length: int) -> tuple[int, ...]:
-    length = min(length, model.config.max_tokens)
-    return (batch, choices, length) if isinstance(model, LongformerPlusForMultipleChoice) else (batch, length)
-
-
-def _compared_shapes(
-    model: LongformerPlusPreTrainedModel, static: Sequence[int] | None
-) -> list[tuple[tuple[int, ...], int]]:
-    """Shapes and numbers of global tokens, none of them the example's where the graph is for every shape."""
-    if static is not None:
-        shape, length = _check_static(model, static), static[-1]
-        return [(shape, num_global) for num_global in sorted({0, 1, min(5, length), length})]
-    beyond_the_window = max(model.config.windows) + 130
-    cases = [(1, 2, 1, 0), (3, 1, 7, 2), (1, 2, 33, 33), (2, 4, 100, 0), (1, 2, 333, 5), (1, 2, beyond_the_window, 3)]
-    shapes = [(_with_choices(model, *sizes), num_global) for *sizes, num_global in cases]
-    return [(shape, min(num_global, shape[-1])) for shape, num_global in shapes]
-
-
-def _check_static(model: LongformerPlusPreTrainedModel, static: Sequence[int]) -> tuple[int, ...]:
-    names = (
-        ("batch", "choices", "length") if isinstance(model, LongformerPlusForMultipleChoice) else ("batch", "length")
-    )
-    if len(static) != len(names) or min(static, default=0) < 1 or static[-1] > model.config.max_tokens:
-        raise ValueError(
-            f"static={tuple(static)} is not allowed for {type(model).__name__}: give ({', '.join(names)}), each at "
-            f"least 1 and the length at most {model.config.max_tokens}."
-        )
-    return tuple(static)
-
-
-def _batch(model: LongformerPlusPreTrainedModel, shape: tuple[int, ...], num_global: int) -> dict[str, Tensor]:
-    """Random inputs by name, each of `shape`, the first row with padding."""
-    generator = torch.Generator().manual_seed(sum(shape) + num_global)
-    config = model.config
-    ids = torch.randint(0, config.vocab_size, shape, generator=generator)
-    attention_mask = torch.ones_like(ids)
-    attention_mask[0, ..., shape[-1] - shape[-1] // 4 :] = 0
-    order = torch.rand(shape, generator=generator).argsort(-1)
-    batch = {
-        "input_ids": torch.where(attention_mask > 0, ids, config.pad_token_id),  # type: ignore[arg-type]
-        "attention_mask": attention_mask,
-        "global_attention_mask": (order < num_global).long(),
-    }
-    if config.type_vocab_size > 1:
-        batch["token_type_ids"] = torch.randint(0, config.type_vocab_size, shape, generator=generator)
-    return batch
-
-
-# Exporting and comparing.
-
-
 class _Graph(nn.Module):
     """A model that returns the outputs of some names, and takes the inputs that a graph has."""
 
@@ -323,7 +251,7 @@ class _Graph(nn.Module):
         token_type_ids: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """(B, N) each, or (B, C, N) for multiple choice -> the outputs, in the order of their names."""
-        outputs = _run(
+        outputs = run(
             self.model,
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -332,10 +260,6 @@ class _Graph(nn.Module):
             max_global_tokens=self.max_global_tokens,
         )
         return tuple(outputs[name] for name in self.names)
-
-
-def _run(model: LongformerPlusPreTrainedModel, **inputs: Tensor | int | None) -> dict[str, Tensor]:
-    return model(**inputs, output_attentions=False, output_hidden_states=False, return_dict=True)
 
 
 @contextmanager
@@ -357,7 +281,7 @@ def _convert(
 ) -> torch.onnx.ONNXProgram:
     device = model.device
     example = {name: tensor.to(device) for name, tensor in example.items()}
-    names = list(_run(model, **example))
+    names = list(run(model, **example))
     axes = ("batch", "choices", "tokens") if example["input_ids"].dim() == 3 else ("batch", "tokens")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # torch's, of its own code
@@ -376,33 +300,3 @@ def _convert(
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces, with paths of this machine: half of a small file
     return program
-
-
-def _compare(
-    graph: Path, model: LongformerPlusPreTrainedModel, batches: Sequence[dict[str, Tensor]], tolerance: float
-) -> tuple[Comparison, ...]:
-    """Run batches by torch and by onnxruntime; a RuntimeError where they differ."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    comparisons = []
-    for batch in batches:
-        want = _run(model, **{name: tensor.to(model.device) for name, tensor in batch.items()})
-        have = session.run(names, {name: tensor.numpy() for name, tensor in batch.items()})
-        shape = tuple(batch["input_ids"].shape)
-        num_global = int(batch["global_attention_mask"].sum(-1).max())
-        differences = [0.0]
-        for name, array in zip(names, have, strict=True):
-            wanted = want[name].cpu()
-            difference = float((torch.from_numpy(array) - wanted).abs().max())
-            if not difference <= tolerance * max(1.0, float(wanted.abs().max())):
-                raise RuntimeError(
-                    f"The ONNX graph's {name} differs from torch's by {difference:.1e} on inputs of shape {shape} with "
-                    f"{num_global} global tokens; tolerance={tolerance} was allowed. Nothing was written."
-                )
-            differences.append(difference)
-        comparisons.append(Comparison(shape, num_global, max(differences)))
-    return tuple(comparisons)

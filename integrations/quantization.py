@@ -1,14 +1,17 @@
 """int8 for inference on CPUs: smaller files, less memory, and where the processor has VNNI or AMX more speed.
 
 `quantize` turns a model into one; `from_pretrained` reads what it saves, and quantises while it loads if it is given
-`quantization_config=Int8Config()`. The projections and the feed-forward of every layer are in int8. The projections of
-global rows, pooler and heads stay as they are: few rows pass through them, and a head's rounding costs the most.
+`quantization_config=Int8Config()`. The projections and the feed-forward of every layer multiply in int8. The word and
+position embeddings, the vocabulary of a language model and the projections of global rows are kept in int8, and
+multiplied in float: few rows pass through them, or a rounded input would cost the most. Pooler and heads stay as they
+are.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, TypeVar
 
 from torch import nn
@@ -21,12 +24,17 @@ from transformers.quantizers.auto import (
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from longformer_plus.model.embeddings import LongformerPlusEmbeddings
+from longformer_plus.model.heads import LongformerPlusLMHead
 from longformer_plus.model.layers import LongformerPlusLayer
 from longformer_plus.model.pretrained import LongformerPlusPreTrainedModel
 from longformer_plus.ops.int8 import CENTRED, ONE_SIDED, Int8Linear
+from longformer_plus.ops.int8_weights import Int8Embedding, Int8WeightLinear
 
 # What `quantization_config` in config.json says.
 METHOD = "longformer_plus_int8"
+# What is in int8 in a saved model: 1, the products alone; 2, what is kept in int8 too.
+LAYOUT = 2
 # Activations that give nothing, or next to nothing, below zero.
 _ONE_SIDED_ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python", "relu", "silu", "swish")
 
@@ -34,14 +42,35 @@ _Model = TypeVar("_Model", bound=LongformerPlusPreTrainedModel)
 
 
 class Int8Config(QuantizationConfigMixin):
-    """What config.json says of a model in int8. It has no options."""
+    """What config.json says of a model in int8. It has no options.
 
-    def __init__(self, quant_method: str = METHOD) -> None:
+    Args:
+        quant_method: always `METHOD`.
+        layout: of a saved model, 1 or 2; what is saved now has 2.
+
+    Raises:
+        ValueError: there is no such layout.
+    """
+
+    def __init__(self, quant_method: str = METHOD, layout: int = LAYOUT) -> None:
+        if layout not in range(1, LAYOUT + 1):
+            raise ValueError(
+                f"layout={layout!r} of a model in int8 is not known: this version reads 1 to {LAYOUT}. Install a newer "
+                "longformer-plus, or quantise the model again."
+            )
         self.quant_method = quant_method  # type: ignore[assignment]
+        self.layout = layout
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Read what config.json says; before there were two layouts it named none."""
+        return super().from_dict({"layout": 1, **config_dict}, *args, **kwargs)
 
 
 class Int8Quantizer(HfQuantizer):
     """transformers' hook: it makes the layers before weights are loaded into them, or quantises what was loaded."""
+
+    quantization_config: Int8Config
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
         """Whether `save_pretrained` may write the model."""
@@ -55,14 +84,19 @@ class Int8Quantizer(HfQuantizer):
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         if self.pre_quantized:
             check_quantizable(model)
-            replace_layers(model, keep_weights=False)
+            replace_products(model, keep_weights=False)
+            if self.quantization_config.layout > 1:
+                replace_weights(model, keep_weights=False)
             # Scales would lose digits in a checkpoint that is loaded in half precision.
             model._keep_in_fp32_modules_strict = {*(model._keep_in_fp32_modules_strict or ()), "weight_scale"}
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         if not self.pre_quantized:
             check_quantizable(model)
-            replace_layers(model, keep_weights=True)
+            replace_products(model, keep_weights=True)
+        if not self.pre_quantized or self.quantization_config.layout == 1:
+            replace_weights(model, keep_weights=True)
+            self.quantization_config.layout = LAYOUT
         return model.requires_grad_(False)
 
 
@@ -77,8 +111,8 @@ def quantize(model: _Model) -> _Model:
     """Turn a model into one for inference in int8.
 
     Args:
-        model: with any head, in float32 or bfloat16. It is changed: its layers' linear layers become `Int8Linear`, and
-            its parameters need no gradients any more.
+        model: with any head, in float32 or bfloat16. It is changed: its layers' linear layers become `Int8Linear`,
+            its embeddings `Int8Embedding`, and its parameters need no gradients any more.
 
     Returns:
         The model.
@@ -112,24 +146,24 @@ def check_quantizable(model: nn.Module) -> None:
             f"A {type(model).__name__} cannot be quantised: give a LongformerPlus model. Merge adapters first, by "
             "merge_and_unload() or `longformer-plus merge`."
         )
-    for name, module, attribute in _linear_layers(model):
+    for name, module, attribute in chain(_products(model), _weights(model)):
         layer = getattr(module, attribute)
-        if type(layer) not in (nn.Linear, Int8Linear):
+        if type(layer) not in (nn.Linear, nn.Embedding, Int8Linear, Int8WeightLinear, Int8Embedding):
             raise ValueError(
-                f"{name}.{attribute} is a {type(layer).__module__}.{type(layer).__name__}, no plain linear layer. "
+                f"{name}.{attribute} is a {type(layer).__module__}.{type(layer).__name__}, no plain layer of torch. "
                 "Merge adapters first, by merge_and_unload() or `longformer-plus merge`."
             )
 
 
-def replace_layers(model: PreTrainedModel, keep_weights: bool) -> None:
-    """Put int8 layers in the place of the linear ones of each layer.
+def replace_products(model: PreTrainedModel, keep_weights: bool) -> None:
+    """Put layers that multiply in int8 in the place of the linear ones of each layer.
 
     Args:
         model: for which `check_quantizable` raises nothing.
         keep_weights: quantise the weights; otherwise the new layers have none yet.
     """
     one_sided = model.config.hidden_act in _ONE_SIDED_ACTIVATIONS
-    for name, module, attribute in list(_linear_layers(model)):
+    for name, module, attribute in list(_products(model)):
         layer = getattr(module, attribute)
         reads_activation = not name.endswith((".attention.self", ".attention.output", ".intermediate"))
         options: dict[str, Any] = {
@@ -143,8 +177,40 @@ def replace_layers(model: PreTrainedModel, keep_weights: bool) -> None:
         setattr(module, attribute, new.train(layer.training))
 
 
-def _linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """The linear layers that int8 is for: the name of their module, the module, and what it calls them."""
+def replace_weights(model: PreTrainedModel, keep_weights: bool) -> None:
+    """Keep embeddings, the vocabulary and the projections of global rows in int8.
+
+    Args:
+        model, keep_weights: as of `replace_products`.
+    """
+    made: dict[nn.Parameter, nn.Parameter] = {}  # so that the vocabulary stays tied to the embeddings
+    for _, module, attribute in list(_weights(model)):
+        layer = getattr(module, attribute)
+        kind: Any = Int8Embedding if isinstance(layer, nn.Embedding) else Int8WeightLinear
+        if keep_weights:
+            new = kind.of(layer)
+            new.weight = made.setdefault(layer.weight, new.weight)
+        else:
+            sizes = layer.weight.shape if kind is Int8Embedding else layer.weight.shape[::-1]
+            new = kind(*sizes, layer.weight.dtype, layer.weight.device)
+        setattr(module, attribute, new.train(layer.training))
+
+
+def _weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """The layers whose weights are kept in int8, as `_products` gives them."""
+    for name, module in model.named_modules():
+        if isinstance(module, LongformerPlusEmbeddings):
+            yield name, module, "word_embeddings"
+            yield name, module, "position_embeddings"
+        elif isinstance(module, LongformerPlusLMHead):
+            yield name, module, "decoder"
+        elif isinstance(module, LongformerPlusLayer):
+            for attribute in ("query_global", "key_global", "value_global"):
+                yield f"{name}.attention.self", module.attention.self, attribute
+
+
+def _products(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """The linear layers that multiply in int8: the name of their module, the module, and what it calls them."""
     for name, layer in model.named_modules():
         if isinstance(layer, LongformerPlusLayer):
             for attribute in ("query", "key", "value"):

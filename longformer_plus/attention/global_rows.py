@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ops import apply_linear, is_plain_linear, recompute
+from ..ops import apply_linear, plain_weights, recompute
 from .blocks import additive, softmax
 from .documents import GlobalDocuments
 from .pattern import AttentionPattern
@@ -66,11 +66,12 @@ def _global_rows(
     """(B, H, G, D) and (B, H, G, N) or None; the arguments are those of `attend_globally`."""
     query = _project(query_global, pattern.take_global(hidden_states), num_heads).transpose(1, 2)
     query = query * query.shape[-1] ** -0.5  # (B, H, G, D)
-    folds = folding_pays(query, _most_global(pattern))
-    if folds and is_plain_linear(key_global) and is_plain_linear(value_global):
-        if pattern.is_packed:
-            return _folded_by_document(hidden_states, query, key_global, value_global, pattern, dropout), None
-        return _folded(hidden_states, query, key_global, value_global, _mask(pattern, query), dropout)
+    if folding_pays(query, _most_global(pattern)):
+        key_weights, value_weights = plain_weights(key_global), plain_weights(value_global)
+        if key_weights is not None and value_weights is not None:
+            if pattern.is_packed:
+                return _folded_by_document(hidden_states, query, key_weights, value_weights, pattern, dropout), None
+            return _folded(hidden_states, query, key_weights, value_weights, _mask(pattern, query), dropout)
     key, value = (_project(project, hidden_states, num_heads) for project in (key_global, value_global))
     if pattern.is_packed:
         return _projected_by_document(key[0], value[0], query, pattern, dropout), None
@@ -107,26 +108,30 @@ def folding_pays(query: Tensor, num_global: int) -> bool:
 def _folded_by_document(
     hidden_states: Tensor,
     query: Tensor,
-    key_global: nn.Linear,
-    value_global: nn.Linear,
+    key_weights: tuple[Tensor, Tensor],
+    value_weights: tuple[Tensor, Tensor],
     pattern: AttentionPattern,
     dropout: float,
 ) -> Tensor:
     """(1, T, E), (1, H, G, D) -> (1, H, G, D), as `_folded`, for the documents of a packed row."""
     documents = GlobalDocuments.of(pattern)
     num_heads = query.shape[1]
-    key_weight, value_weight = (layer.weight.unflatten(0, (num_heads, -1)) for layer in (key_global, value_global))
+    key_weight, key_bias, value_weight, value_bias = _by_head(num_heads, *key_weights, *value_weights)
     folded = (query[0] @ key_weight)[:, documents.queries].transpose(0, 1).flatten(1, 2)[:, None]  # (D, 1, H * Q, E)
     # The softmax cancels the bias, but the parameter must stay in the graph.
-    key_bias = query[0] @ key_global.bias.unflatten(0, (num_heads, -1))[:, :, None]  # (H, G, 1)
-    bias = key_bias[..., 0][:, documents.queries].transpose(0, 1).flatten(1, 2)[:, None]  # (D, 1, H * Q)
+    key_scores = query[0] @ key_bias[:, :, None]  # (H, G, 1)
+    bias = key_scores[..., 0][:, documents.queries].transpose(0, 1).flatten(1, 2)[:, None]  # (D, 1, H * Q)
     rows = hidden_states[0][:, None]  # (T, 1, E)
     mixed, total = documents.attend(folded, rows, rows, dropout, num_heads, bias)
     mixed, total = (each[:, 0].unflatten(1, (num_heads, -1)) for each in (mixed, total))  # (D, H, Q, E), (D, H, Q)
     mixed, total = (each[documents.document, :, documents.slot].transpose(0, 1) for each in (mixed, total))
-    value_bias = value_global.bias.unflatten(0, (num_heads, -1))[:, None, :]  # (H, 1, D)
     context = mixed.to(query.dtype) @ value_weight.transpose(1, 2)  # (H, G, D)
-    return (context + total.to(query.dtype)[..., None] * value_bias)[None]
+    return (context + total.to(query.dtype)[..., None] * value_bias[:, None])[None]
+
+
+def _by_head(num_heads: int, *weights: Tensor) -> tuple[Tensor, ...]:
+    """(E, E) weights -> (H, D, E) each; (E) biases -> (H, D)."""
+    return tuple(weight.unflatten(0, (num_heads, -1)) for weight in weights)
 
 
 def _projected_by_document(
@@ -142,25 +147,21 @@ def _projected_by_document(
 def _folded(
     hidden_states: Tensor,
     query: Tensor,
-    key_global: nn.Linear,
-    value_global: nn.Linear,
+    key_weights: tuple[Tensor, Tensor],
+    value_weights: tuple[Tensor, Tensor],
     mask: Tensor | None,
     dropout: float,
 ) -> tuple[Tensor, Tensor]:
     """(B, N, E), (B, H, G, D) -> (B, H, G, D), (B, H, G, N)."""
     num_heads, num_global = query.shape[1:3]
-    key_weight, value_weight = (
-        layer.weight.unflatten(0, (num_heads, -1))
-        for layer in (key_global, value_global)  # (H, D, E)
-    )
+    key_weight, key_bias, value_weight, value_bias = _by_head(num_heads, *key_weights, *value_weights)
     folded = (query @ key_weight).flatten(1, 2)  # (B, H * G, E)
     scores = (folded @ hidden_states.transpose(1, 2)).unflatten(1, (num_heads, num_global))  # (B, H, G, N)
-    scores = scores + query @ key_global.bias.unflatten(0, (num_heads, -1))[:, :, None]
+    scores = scores + query @ key_bias[:, :, None]
     kept = F.dropout(_softmax(scores, mask), dropout)
     mixed = (kept.flatten(1, 2) @ hidden_states).unflatten(1, (num_heads, num_global))  # (B, H, G, E)
     context = mixed @ value_weight.transpose(1, 2)
-    bias = value_global.bias.unflatten(0, (num_heads, -1))[:, None, :]  # (H, 1, D)
-    return context + kept.sum(-1, keepdim=True) * bias, kept
+    return context + kept.sum(-1, keepdim=True) * value_bias[:, None], kept
 
 
 def _projected(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -62,7 +63,10 @@ def time_in_turns(calls: Mapping[str, Callable[[], object]], repeats: int = 5) -
 
 
 def repeat_in_turns(
-    calls: Mapping[str, Callable[[], object]], repeats: int = 5, failures: dict[str, str] | None = None
+    calls: Mapping[str, Callable[[], object]],
+    repeats: int = 5,
+    failures: dict[str, str] | None = None,
+    keep: Callable[[dict[str, list[float]]], object] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds of each call. The calls take turns, so that a slow moment of the machine strikes all alike.
 
@@ -70,6 +74,7 @@ def repeat_in_turns(
         calls: what to time, by name. Each is called once before, unmeasured.
         repeats: how often each is measured.
         failures: if given, a call that raises is not repeated, and the reason is stored here.
+        keep: called with the seconds so far after each measured turn.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(repeats + 1):
@@ -80,6 +85,8 @@ def repeat_in_turns(
                 if turn:
                     seconds[name].append(time.perf_counter() - start)
         seconds = {name: measured for name, measured in seconds.items() if name not in (failures or {})}
+        if turn and keep is not None:
+            keep(seconds)
     return seconds
 
 
@@ -88,6 +95,7 @@ def seconds(
     repeats: int = 5,
     models: Sequence[str] = IMPLEMENTATIONS,
     failures: dict[str, str] | None = None,
+    keep: Callable[[dict[str, list[float]]], object] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds of every repeat of each model and of the floor, in turns. The Longformers have the same weights.
 
@@ -96,6 +104,7 @@ def seconds(
         repeats: how often each is measured.
         models: names from `MODELS`, with a precision or without; see `Workload.model`.
         failures: as for `repeat_in_turns`.
+        keep: as for `repeat_in_turns`.
     """
     built: dict[str, PreTrainedModel] = {}
     calls: dict[str, Callable[[], object]] = {}
@@ -107,8 +116,9 @@ def seconds(
         theirs, ours = (built[name] for name in IMPLEMENTATIONS)
         ours.load_state_dict(theirs.state_dict())
     if calls:
-        calls[FLOOR] = workload.floor()
-    return repeat_in_turns(calls, repeats, failures)
+        with _noting(failures, FLOOR):
+            calls[FLOOR] = workload.floor()
+    return repeat_in_turns(calls, repeats, failures, keep)
 
 
 def profile(workload: Workload, most: int = 12) -> dict[str, float]:
@@ -204,10 +214,21 @@ def _noting(failures: dict[str, str] | None, name: str) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     if isinstance(error, BrokenProcessPool):
         return "killed: the process ended without an answer, most likely for want of memory"
-    first_line = (str(error).splitlines() or [""])[0]
+    first_line = _first_line(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         return f"out of memory: {first_line}"
-    return f"{type(error).__name__}: {first_line}"
+    because = ""
+    if isinstance(error, torch.onnx.OnnxExporterError):  # it says only that it failed
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        because = f" ({type(cause).__name__}: {_first_line(cause)})"
+    return f"{type(error).__name__}: {first_line}{because}"
+
+
+def _first_line(error: BaseException) -> str:
+    """Without the codes that colour it in a terminal."""
+    return re.sub(r"\x1b\[[\d;]*m", "", (str(error).splitlines() or [""])[0])
 
 
 @dataclass(frozen=True)
@@ -259,18 +280,28 @@ class Plan:
         passes = 3 if workload.work == "training" else 1
         return passes * sum(workload.lengths()) * (workload.num_layers or 12) * len(self.models_of(workload))
 
-    def measure(self, workload: Workload) -> Point:
-        """Measure memory, then time. What fails is noted in the point."""
+    def measure(self, workload: Workload, keep: Callable[[Point], object] | None = None) -> Point:
+        """Measure memory, then time. What fails is noted in the point.
+
+        Args:
+            workload: the work.
+            keep: called with the point so far after each turn.
+        """
         failures: dict[str, str] = {}
         models = self.models_of(workload)
         peaks = memory(workload, models, failures) if self.with_memory else {}
         left = [name for name in models if name not in failures]
+        point = partial(Point, workload, sum(workload.lengths()), memory=peaks, failures=failures)
+        shares: dict[str, float] = {}
         with silence():
-            measured = seconds(workload, self.repeats, left, failures)
-            shares = profile(workload) if self.with_profile and "longformer_plus" in measured else {}
+            keep_seconds = None if keep is None else lambda so_far: keep(point(seconds=so_far))
+            measured = seconds(workload, self.repeats, left, failures, keep_seconds)
+            if self.with_profile and "longformer_plus" in measured:
+                with _noting(failures, "profile"):
+                    shares = profile(workload)
         if workload.device == "cuda":
             torch.cuda.empty_cache()
-        return Point(workload, sum(workload.lengths()), measured, peaks, failures, shares)
+        return point(seconds=measured, profile=shares)
 
 
 def environment(device: str = "cpu") -> dict[str, str | int]:

@@ -5,7 +5,11 @@ Shapes: B batch, N tokens, E hidden size.
 
 from __future__ import annotations
 
+import logging
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -39,19 +43,36 @@ class OnnxModel(nn.Module):
         return SimpleNamespace(last_hidden_state=torch.from_numpy(states))
 
 
-def exported(model: LongformerPlusPreTrainedModel, int8: bool) -> OnnxModel:
-    """A LongformerPlus model by this package's export."""
-    from ..integrations.onnx_export import export_onnx
+class Export:
+    """A LongformerPlus model by this package's export, for every length, in a folder that lasts as long as this."""
 
-    with tempfile.TemporaryDirectory() as folder:
-        graph = export_onnx(model, Path(folder) / "model.onnx", int8=int8).path
-        return OnnxModel(graph, model.config)
+    def __init__(self, model: LongformerPlusPreTrainedModel) -> None:
+        from ..integrations.onnx_export import export_onnx
+
+        self._folder = tempfile.TemporaryDirectory()
+        self._config = model.config
+        with _without_output():
+            self._graph = export_onnx(model, Path(self._folder.name) / "model.onnx").path
+
+    def model(self, int8: bool) -> OnnxModel:
+        """The graph, quantised if `int8`."""
+        from ..integrations.onnx_int8 import quantize_graph
+
+        if not int8:
+            return OnnxModel(self._graph, self._config)
+        with tempfile.TemporaryDirectory() as folder:
+            quantized = Path(folder) / "model.onnx"
+            quantize_graph(self._graph, quantized, self._graph.with_name(f"{self._graph.name}.data").exists())
+            return OnnxModel(quantized, self._config)
 
 
 def exported_by_torch(model: PreTrainedModel, inputs: dict[str, Tensor]) -> OnnxModel:
     """A model of transformers by torch's own export, for the shape of the inputs alone."""
+    from ..integrations.onnx_export import check_packages
+
+    check_packages()
     inputs = {"attention_mask": torch.ones_like(inputs["input_ids"]), **inputs}
-    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad(), _without_output():
         graph = Path(folder) / "model.onnx"
         torch.onnx.export(
             model.eval(),
@@ -63,3 +84,15 @@ def exported_by_torch(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Onnx
             verbose=False,
         )
         return OnnxModel(graph, model.config)
+
+
+@contextmanager
+def _without_output() -> Iterator[None]:
+    """Hide what torch's exporter logs and prints, between the rows of a table: whole graphs, if it fails."""
+    before, nowhere = logging.root.manager.disable, StringIO()
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stdout(nowhere), redirect_stderr(nowhere):
+            yield
+    finally:
+        logging.disable(before)

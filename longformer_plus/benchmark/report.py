@@ -6,7 +6,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -66,7 +66,7 @@ class Recording:
 
 
 def record(plan: Plan, command: str = "", path: Path | None = None) -> Recording:
-    """Measure a plan: a row in the terminal, and what was measured in the file, after each point.
+    """Measure a plan: a row in the terminal after each point, and what was measured in the file after each turn.
 
     Args:
         plan: what to measure.
@@ -83,13 +83,18 @@ def record(plan: Plan, command: str = "", path: Path | None = None) -> Recording
     recording = Recording({**environment(device), "command": command}, list(plan.models), plan.repeats)
     if path is not None:
         recording.save(path)  # what cannot be written fails before hours of measuring
+
+    def keep(begun: Point) -> None:
+        if path is not None:
+            replace(recording, points=[*recording.points, begun]).save(path)
+
     print(_aligned(headings(recording)), flush=True)
     costs = [plan.cost(workload) for workload in plan.workloads]
     bar = "{percentage:3.0f}% |{bar:20}| {elapsed} so far, about {remaining} to go; now {desc}"
     with tqdm(total=sum(costs), bar_format=bar, smoothing=0, disable=None) as progress:
         for workload, cost in zip(plan.workloads, costs, strict=True):
             progress.set_description_str(f"{workload.work}, {workload.num_tokens} tokens, window {workload.window}")
-            recording.points.append(plan.measure(workload))
+            recording.points.append(plan.measure(workload, keep))
             if path is not None:
                 recording.save(path)
             with progress.external_write_mode():

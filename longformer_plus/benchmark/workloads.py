@@ -6,8 +6,8 @@ Shapes: B batch, N tokens, T valid tokens of the batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from itertools import product
 from typing import Any
 
@@ -27,7 +27,7 @@ from transformers import (
 
 from ..model.encoder import LongformerPlusModel
 from ..ops import apply_linear
-from .onnx_models import exported, exported_by_torch
+from .onnx_models import Export, exported_by_torch
 
 WORK = ("forward", "training")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -37,6 +37,8 @@ DEVICES = ("cpu", "cuda")
 _WORDS = (10, 50000)
 # Tokens at a time in linear layers on a CPU without gradients; glibc maps new pages for larger results, which is slow.
 _CHUNK_TOKENS = 1024
+# The tokens that an exported model has positions for, at least.
+_GRAPH_TOKENS = 4096
 
 
 def check_names(names: Iterable[str], allowed: Iterable[str], what: str) -> None:
@@ -280,7 +282,14 @@ MODELS: dict[str, Callable[[Workload], PreTrainedModel]] = {
 
 
 def _longformer_plus_graph(workload: Workload, int8: bool) -> Any:
-    return exported(_longformer_plus(workload), int8)  # type: ignore[arg-type]
+    # Export takes minutes, and the graph is for every batch: it is made once for all that its positions reach.
+    num_tokens = max(workload.num_tokens, _GRAPH_TOKENS)
+    return _export(replace(workload, num_tokens=num_tokens, batch_size=1, mixed=False, num_global=1)).model(int8)
+
+
+@lru_cache(maxsize=1)
+def _export(workload: Workload) -> Export:
+    return Export(_longformer_plus(workload))  # type: ignore[arg-type]
 
 
 def _transformers_graph(workload: Workload, int8: bool) -> Any:

@@ -30,14 +30,14 @@ examples:
   longformer-plus bench
       the default: forward and training at three lengths, beside transformers
   longformer-plus bench --work forward --lengths 4096 16384 65536 --limit transformers=16384 --json long.json
-      long documents, transformers left out of the longest; long.json is written after every row
+      long documents, transformers left out of the longest; long.json is written after every turn
   longformer-plus bench --models transformers longformer_plus modernbert bigbird roberta --batch 8 --mixed
       batches of mixed lengths, padded, beside other architectures
   longformer-plus bench --device cuda --dtype bfloat16 --backends sdpa flex_attention --tokens 131072 --profile \\
           --models transformers longformer_plus modernbert --lengths 1024 4096 16384 131072 --limit transformers=16384
       a GPU filled with 131,072 tokens, whatever the length, with both backends
   longformer-plus bench --work forward --lengths 512 2048 4096 --precision float32 bfloat16 int8 --no-memory \\
-          --models transformers longformer_plus longformer_plus_onnx modernbert transformers_onnx --json precision.json
+          --models transformers longformer_plus longformer_plus_onnx modernbert --json precision.json
       what bfloat16 and int8 gain on this processor, beside transformers and ModernBERT, and in onnxruntime
   longformer-plus bench --from long.json --markdown --plot long.svg
       measure nothing: print what was recorded again and draw it
@@ -92,7 +92,7 @@ def add(commands: Any) -> None:
     )
     add("--no-memory", action="store_true", help="time only")
     add("--profile", action="store_true", help="print what longformer_plus spends its time with, by operation")
-    add("--json", type=Path, metavar="FILE", help="record in this new file what was measured, after every row")
+    add("--json", type=Path, metavar="FILE", help="record in this new file what was measured, after every turn")
     add("--from", type=Path, nargs="+", dest="recorded", metavar="FILE", help="measure nothing, read recorded files")
     add("--markdown", action="store_true", help="print the table in Markdown")
     add(

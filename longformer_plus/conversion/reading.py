@@ -231,8 +231,12 @@ def check_layers(wanted: object, names: Iterable[str]) -> None:
 
 def _check_sizes(model_class: type[PreTrainedModel], folder: Path) -> None:
     """Refuse a configuration that the weights do not fit, before a model of its size is built."""
-    types = tensor_types(folder)
-    check_layers(read_config(folder).get("num_hidden_layers"), types)
+    types, fields = tensor_types(folder), read_config(folder)
+    if method := (fields.get("quantization_config") or {}).get("quant_method"):
+        raise CheckpointError(
+            f"{folder} is quantised ({method}), for inference only. Give the checkpoint that was quantised instead."
+        )
+    check_layers(fields.get("num_hidden_layers"), types)
     config = guarded(folder / "config.json", lambda: model_class.config_class.from_pretrained(folder))  # type: ignore[union-attr]
     with torch.device("meta"):
         wanted = guarded(folder / "config.json", lambda: model_class(config)).state_dict()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..attention import places_in
 from ..configuration import LongformerPlusConfig
+from ..ops.int8_weights import Int8Embedding
 
 
 def tile_positions(table: Tensor, num_reserved: int, num_rows: int) -> Tensor:
@@ -73,6 +74,9 @@ class LongformerPlusEmbeddings(nn.Module):
         """Change the number of rows of the position table by `tile_positions`."""
         old = self.position_embeddings
         table = tile_positions(old.weight.detach(), self.padding_idx + 1, num_rows)
+        if isinstance(old, Int8Embedding):  # each row holds its scale
+            self.position_embeddings = old.with_weight(table)
+            return
         self.position_embeddings = nn.Embedding.from_pretrained(table, freeze=False, padding_idx=self.padding_idx)
         self.position_embeddings.weight.requires_grad_(old.weight.requires_grad)
 

@@ -18,6 +18,7 @@ from transformers.utils.output_capturing import OutputRecorder
 from ..attention import AUTO, default_backend, places_in
 from ..configuration import LongformerPlusConfig
 from ..global_attention import Policy, build_global_attention_mask
+from ..ops.int8_weights import Int8Embedding
 from .embeddings import LongformerPlusEmbeddings
 from .layers import LongformerPlusLayer, LongformerPlusSelfAttention
 
@@ -96,6 +97,22 @@ class LongformerPlusPreTrainedModel(PreTrainedModel):
         """
         self._embeddings().resize_positions(new_num_position_embeddings)
         self.config.max_position_embeddings = new_num_position_embeddings
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """`PreTrainedModel.resize_token_embeddings`.
+
+        Raises:
+            ValueError: the embeddings are in int8, and would change.
+        """
+        embeddings = self.get_input_embeddings()
+        if isinstance(embeddings, Int8Embedding):
+            if new_num_tokens not in (None, embeddings.num_embeddings):
+                raise ValueError(
+                    f"new_num_tokens={new_num_tokens} is not allowed: the word embeddings are in int8, and stay "
+                    f"{embeddings.num_embeddings}. Resize the model in float32, then quantise it."
+                )
+            return embeddings  # type: ignore[return-value]
+        return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
 
     @property
     def is_gradient_checkpointing(self) -> bool:

@@ -9,7 +9,16 @@ from __future__ import annotations
 from .autocast import cast_alike, cast_input
 from .feed_forward import feed_forward
 from .int8 import quantize_once
-from .linear import apply_linear, is_plain_linear
+from .linear import apply_linear, is_plain_linear, plain_weights
 from .recomputation import recompute
 
-__all__ = ["apply_linear", "cast_alike", "cast_input", "feed_forward", "is_plain_linear", "quantize_once", "recompute"]
+__all__ = [
+    "apply_linear",
+    "cast_alike",
+    "cast_input",
+    "feed_forward",
+    "is_plain_linear",
+    "plain_weights",
+    "quantize_once",
+    "recompute",
+]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .chunking import is_bare
+from .int8_weights import round_rows
 from .processor import multiplies_bfloat16
 
 # Which of the 256 levels of a token's activations is zero. Zero is always a level of its own: most outputs of GELU are
@@ -112,9 +113,7 @@ class Int8Linear(nn.Module):
     def of(cls, linear: nn.Linear, zero_point: int = CENTRED, feeds_attention: bool = False) -> Int8Linear:
         """Quantise a linear layer with a bias: each output's weights have a scale of their own."""
         layer = cls(linear.in_features, linear.out_features, zero_point, feeds_attention, "meta")
-        weight = linear.weight.detach().float()
-        layer.weight_scale = (weight.abs().amax(1) / 127).clamp_(min=_SMALLEST_STEP)
-        layer.weight = (weight / layer.weight_scale[:, None]).round_().to(torch.int8)
+        layer.weight, layer.weight_scale = round_rows(linear.weight)
         layer.bias = linear.bias.detach().clone()
         return layer
 

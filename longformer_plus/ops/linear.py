@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from .chunking import is_bare
 from .int8 import QuantizedRows
+from .int8_weights import Int8WeightLinear
 
 # With fewer weights, the call of oneDNN takes longer than the multiplication.
 _FEWEST_WEIGHTS = 2**14
@@ -59,6 +60,18 @@ def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
         and is_bare(module)
         and all(type(p) is nn.Parameter and not p.is_meta for p in (module.weight, module.bias))
     )
+
+
+def plain_weights(module: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """The weight (O, I) and the bias (O) of a layer that is exactly their product and sum, of `is_plain_linear`.
+
+    A weight that is kept in int8 is made float. None for all other modules.
+    """
+    if is_plain_linear(module):
+        return module.weight, module.bias
+    if type(module) is Int8WeightLinear and is_bare(module) and not module.weight.is_meta:
+        return module.float_weight(), module.bias
+    return None
 
 
 def onednn_is_faster(weight: Tensor, rows: Tensor) -> bool:

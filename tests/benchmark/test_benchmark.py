@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from longformer_plus.benchmark import measuring as benchmark
 from longformer_plus.benchmark import report
 from longformer_plus.benchmark.measuring import Plan, Point
 from longformer_plus.benchmark.workloads import MODELS, Workload, in_precisions
+from longformer_plus.integrations import onnx_export
 
 BENCH = ["bench", "--layers", "1", "--window", "8", "--repeats", "1", "--no-memory"]
 
@@ -112,6 +114,12 @@ def test_a_killed_process_is_a_failure_and_is_not_timed(monkeypatch: pytest.Monk
     assert point.seconds == {}
 
 
+def caused(error: Exception) -> Exception:
+    error.__cause__ = RuntimeError("between")
+    error.__cause__.__cause__ = KeyError("why")
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
@@ -122,6 +130,11 @@ def test_a_killed_process_is_a_failure_and_is_not_timed(monkeypatch: pytest.Monk
         ),
         (torch.OutOfMemoryError("CUDA out of memory."), "out of memory: CUDA"),
         (IndexError("beyond the table\nand more"), "IndexError: beyond the table$"),
+        (caused(ValueError("wrong")), "ValueError: wrong$"),
+        (
+            caused(torch.onnx.OnnxExporterError("\x1b[96mstep 1/3\x1b[0m\nmore")),
+            r"OnnxExporterError: step 1/3 \(KeyError: 'why'\)$",
+        ),
     ],
 )
 def test_reasons_of_failures(error: Exception, reason: str) -> None:
@@ -165,7 +178,7 @@ def test_the_json_is_whole_after_every_point(tmp_path: Path, monkeypatch: pytest
     path = tmp_path / "run.json"
     before: list[int] = []
 
-    def measure(plan: Plan, workload: Workload) -> Point:
+    def measure(plan: Plan, workload: Workload, keep: object) -> Point:
         before.append(len(json.loads(path.read_text())["points"]) if path.exists() else 0)
         if len(before) == 3:
             raise KeyboardInterrupt
@@ -181,6 +194,55 @@ def test_the_json_is_whole_after_every_point(tmp_path: Path, monkeypatch: pytest
         loaded.circumstances
     )
     assert loaded.circumstances["command"].startswith("longformer-plus bench --layers 1")
+
+
+def test_what_was_measured_of_a_row_is_kept_when_the_run_ends_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, run, number = tmp_path / "run.json", Workload.run, 0
+
+    def end_in_the_last_turn(workload: Workload, *arguments: object) -> None:
+        nonlocal number
+        number += 1
+        if number == 4 + 4 + 4:
+            raise KeyboardInterrupt
+        run(workload, *arguments)
+
+    monkeypatch.setattr(Workload, "run", end_in_the_last_turn)
+    command = [*BENCH, "--repeats", "2", "--work", "forward", "--json", str(path)]
+    models = ["longformer_plus", "longformer_plus:bfloat16"]
+    with pytest.raises(KeyboardInterrupt):
+        cli.main([*command, "--lengths", "16", "32", "--models", *models])
+    whole, begun = report.Recording.load(path).points
+    assert [point.workload.num_tokens for point in (whole, begun)] == [16, 32]
+    assert {name: len(times) for name, times in whole.seconds.items()} == {**dict.fromkeys(models, 2), "floor": 2}
+    assert {name: len(times) for name, times in begun.seconds.items()} == {**dict.fromkeys(models, 1), "floor": 1}
+
+
+def test_only_the_row_of_a_floor_that_fails_misses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(workload: Workload) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(Workload, "floor", fail)
+    monkeypatch.setattr(benchmark, "profile", fail)
+    work = Workload(8, "forward", num_layers=1)
+    point = Plan([work], ["longformer_plus"], 1, with_memory=False, with_profile=True).measure(work)
+    assert set(point.seconds) == {"longformer_plus"}
+    assert point.failures == dict.fromkeys(["floor", "profile"], "out of memory: no room")
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
+def test_models_in_onnx_need_its_packages_and_the_others_do_not(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, find=importlib.util.find_spec: None if name == missing else find(name)
+    )
+    names = ["longformer_plus", "longformer_plus_onnx", "longformer_plus_onnx:int8", "transformers_onnx"]
+    work = Workload(8, "forward", window=8, num_layers=1)
+    point = Plan([work], names, 1, with_memory=False).measure(work)
+    assert set(point.seconds) == {"longformer_plus", "floor"}
+    assert set(point.failures) == set(names[1:])
+    for reason in point.failures.values():
+        assert reason == f"ModuleNotFoundError: Not installed: {missing}. Run `pip install longformer-plus[onnx]`."
 
 
 def test_recorded_results_are_printed_again(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -311,11 +373,17 @@ def test_precisions_are_measured_side_by_side() -> None:
 
 
 @pytest.mark.slow
-def test_graphs_are_measured_too() -> None:
+def test_graphs_are_measured_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This package's is exported once for all lengths."""
     pytest.importorskip("onnxruntime")
+    made: list[int] = []
+    export = onnx_export.export_onnx
+    monkeypatch.setattr(onnx_export, "export_onnx", lambda *given: made.append(1) or export(*given))
     names = ["longformer_plus_onnx", "longformer_plus_onnx:int8"]
-    point = Plan([Workload(8, "forward", num_layers=1)], names, 1, with_memory=False).measure(
-        Workload(8, "forward", num_layers=1)
-    )
-    assert not point.failures
-    assert set(point.seconds) == {*names, "floor"}
+    works = [Workload(length, "forward", window=16, num_layers=1) for length in (32, 48)]
+    plan = Plan(works, names, 1, with_memory=False)
+    for work in works:
+        point = plan.measure(work)
+        assert not point.failures
+        assert set(point.seconds) == {*names, "floor"}
+    assert made == [1]

@@ -18,7 +18,7 @@ import longformer_plus
 from longformer_plus import shipped_checkpoint
 from longformer_plus.adapter_targets import add_adapter_targets
 from longformer_plus.attention import global_rows
-from longformer_plus.attention.global_rows import is_plain_linear
+from longformer_plus.ops import is_plain_linear
 from longformer_plus.shipped import shipped_adapter
 
 from ..cases import BACKENDS, small_config, spread

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 
 import longformer_plus
-from longformer_plus.integrations.quantization import Int8Config, is_quantized, quantize
+from longformer_plus.attention import global_rows
+from longformer_plus.conversion import CheckpointError, convert_to_longformer
+from longformer_plus.integrations import onnx_export
+from longformer_plus.integrations.quantization import (
+    LAYOUT,
+    METHOD,
+    Int8Config,
+    is_quantized,
+    quantize,
+    replace_products,
+)
 from longformer_plus.ops import int8
 from longformer_plus.ops.int8 import CENTRED, ONE_SIDED, Int8Linear
+from longformer_plus.ops.int8_weights import Int8Embedding, Int8WeightLinear, unpack_rows
 
 from ..cases import small_config, spread
 from ..model.test_export import HEADS, batch
@@ -55,13 +69,127 @@ def test_every_head_is_close_and_survives_a_round_trip(head: str, tmp_path: Path
 
 def test_which_layers_are_in_int8() -> None:
     model = quantize(make("ForMaskedLM"))
-    kinds = {name: type(module) for name, module in model.named_modules() if isinstance(module, nn.Linear | Int8Linear)}
-    assert sum(kind is Int8Linear for kind in kinds.values()) == 12
-    assert all(("_global" in name or "lm_head" in name) == (kind is nn.Linear) for name, kind in kinds.items())
+    kinds = {name: type(module) for name, module in model.named_modules() if hasattr(module, "weight")}
+    for pattern, kind, number in (
+        (r"layer\.\d\..*(query|key|value|dense)", Int8Linear, 12),
+        (r".*_global|lm_head\.decoder", Int8WeightLinear, 7),
+        (r"(word|position)_embeddings", Int8Embedding, 2),
+        (r"lm_head\.dense", nn.Linear, 1),
+        (r"token_type_embeddings", nn.Embedding, 1),
+    ):
+        names = {name for name, each in kinds.items() if each is kind}
+        assert len(names) == number
+        assert names == {name for name in kinds if re.search(rf"({pattern})$", name)}
     layer = model.longformer.encoder.layer[1]
     assert layer.output.dense.zero_point == ONE_SIDED
     assert {layer.attention.output.dense.zero_point, layer.intermediate.dense.zero_point} == {CENTRED}
     assert quantize(make(hidden_act="tanh")).encoder.layer[0].output.dense.zero_point == CENTRED
+
+
+def num_bytes(model: nn.Module) -> int:
+    tensors = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}.values()
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def test_weights_and_file_are_under_three_tenths(tmp_path: Path) -> None:
+    model = longformer_plus.LongformerPlusForMaskedLM.from_pretrained(longformer_plus.shipped_checkpoint())
+    before, parameters = num_bytes(model), model.num_parameters()
+    quantize(model).save_pretrained(tmp_path)
+    assert num_bytes(model) < 0.3 * before
+    assert (tmp_path / "model.safetensors").stat().st_size < 0.3 * 4 * parameters
+
+
+def test_the_vocabulary_stays_tied_to_the_embeddings(tmp_path: Path) -> None:
+    model, inputs = quantize(make("ForMaskedLM")), inputs_of("ForMaskedLM")
+    model.save_pretrained(tmp_path)
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert "longformer.embeddings.word_embeddings.weight" in file.keys()  # noqa: SIM118
+        assert "lm_head.decoder.weight" not in file.keys()  # noqa: SIM118
+    loaded = type(model).from_pretrained(tmp_path)
+    for each in (model, loaded, copy.deepcopy(model), copy.deepcopy(loaded).to(torch.bfloat16)):
+        assert each.get_output_embeddings().weight is each.get_input_embeddings().weight
+        assert each.lm_head.decoder.bias is each.lm_head.bias
+    table = unpack_rows(model.get_input_embeddings().weight, torch.float32)
+    transformed: list[torch.Tensor] = []
+    model.lm_head.decoder.register_forward_pre_hook(lambda module, given: transformed.append(given[0]))
+    logits = first_output(model, **inputs, labels=None)
+    torch.testing.assert_close(model.lm_head.decoder(transformed[0]), transformed[0] @ table.T + model.lm_head.bias)
+    assert logits.shape[-1] == len(table)
+
+
+def test_a_vocabulary_that_is_not_tied_stays_so(tmp_path: Path) -> None:
+    model, inputs = make("ForMaskedLM", tie_word_embeddings=False), inputs_of("ForMaskedLM")
+    assert model.get_output_embeddings().weight is not model.get_input_embeddings().weight
+    want = first_output(quantize(model), **inputs)
+    assert not torch.equal(model.get_output_embeddings().weight, model.get_input_embeddings().weight)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(first_output(type(model).from_pretrained(tmp_path), **inputs), want)
+
+
+@pytest.mark.parametrize("head", ["ForMaskedLM", "ForTokenClassification"])
+def test_models_that_were_saved_with_float_embeddings_load(head: str, tmp_path: Path) -> None:
+    model, inputs = make(head), inputs_of(head)
+    replace_products(model, keep_weights=True)
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": METHOD}}))
+    loaded, report = type(model).from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values())
+    want = first_output(quantize(make(head)), **inputs)
+    assert torch.equal(first_output(loaded, **inputs), want)
+    again = tmp_path / "again"
+    loaded.save_pretrained(again)
+    assert json.loads((again / "config.json").read_text())["quantization_config"]["layout"] == LAYOUT
+    assert torch.equal(first_output(type(model).from_pretrained(again), **inputs), want)
+
+
+def test_layouts_of_later_versions_are_refused(tmp_path: Path) -> None:
+    quantize(make()).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantization_config"]["layout"] = LAYOUT + 1
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"layout={LAYOUT + 1} .* this version reads 1 to {LAYOUT}"):
+        longformer_plus.LongformerPlusModel.from_pretrained(tmp_path)
+
+
+def test_embeddings_give_what_may_be_given_in_their_place() -> None:
+    model, inputs = quantize(make()), inputs_of("Model")
+    want = first_output(model, **inputs)
+    ids = inputs.pop("input_ids")
+    embedded = model.get_input_embeddings()(ids)
+    positions = model.embeddings.positions(ids, None)
+    assert torch.equal(first_output(model, inputs_embeds=embedded, position_ids=positions, **inputs), want)
+
+
+def test_what_becomes_of_embeddings_that_are_resized(tmp_path: Path) -> None:
+    model, inputs = quantize(make("ForMaskedLM")), inputs_of("ForMaskedLM")
+    want, number = first_output(model, **inputs), model.config.vocab_size
+    assert model.resize_token_embeddings(number) is model.get_input_embeddings()
+    with pytest.raises(ValueError, match=f"new_num_tokens={number + 1} .* in int8, and stay {number}"):
+        model.resize_token_embeddings(number + 1)
+    positions = model.config.max_position_embeddings
+    model.resize_position_embeddings(2 * positions)
+    assert model.get_position_embeddings().num_embeddings == 2 * positions
+    assert torch.equal(first_output(model, **inputs), want)
+    ids = torch.randint(5, 60, (1, positions + 10))
+    plain = make("ForMaskedLM")
+    plain.resize_position_embeddings(2 * positions)
+    assert torch.equal(first_output(model, input_ids=ids), first_output(quantize(plain), input_ids=ids))
+
+
+@pytest.mark.parametrize("num_global", [1, 30])
+def test_global_rows_are_close_however_they_are_computed(num_global: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make()
+    ids = torch.randint(5, 60, (1, 50), generator=torch.Generator().manual_seed(0))
+    is_global = (torch.arange(50) < num_global).long()[None]
+    inputs = {"input_ids": ids, "global_attention_mask": is_global}
+    want = first_output(model, **inputs)
+    have = first_output(quantize(model), **inputs)
+    assert 0 < float((have - want)[is_global > 0].norm() / want[is_global > 0].norm()) < 0.05
+    packed = first_output(model, **inputs, document_ids=torch.zeros_like(ids))
+    torch.testing.assert_close(packed, have, rtol=1e-4, atol=1e-4)
+    monkeypatch.setattr(global_rows, "folding_pays", lambda *_: False)
+    torch.testing.assert_close(first_output(model, **inputs), have, rtol=1e-4, atol=1e-4)
 
 
 def test_a_document_has_the_same_result_whatever_is_beside_it() -> None:
@@ -151,6 +279,13 @@ def test_what_cannot_be_quantised_is_refused_by_name() -> None:
         quantize(nn.Linear(2, 2))  # type: ignore[type-var]
     with pytest.raises(ValueError, match="in int8 already"):
         quantize(quantize(make()))
+
+
+def test_a_saved_model_is_neither_converted_nor_exported(tmp_path: Path) -> None:
+    quantize(make("ForMaskedLM")).save_pretrained(tmp_path)
+    for refused in (convert_to_longformer, onnx_export.load):
+        with pytest.raises(CheckpointError, match=rf"quantised \({METHOD}\).* checkpoint that was quantised instead"):
+            refused(tmp_path)
 
 
 def test_adapters_are_refused_until_they_are_merged() -> None:

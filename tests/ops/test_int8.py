@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -175,9 +176,12 @@ def test_gradients_are_refused_rather_than_lost() -> None:
         assert layer(rows).shape == (5, 20)
 
 
-def test_features_of_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_of_the_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     features = processor.processor_features.__wrapped__
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": True, "amx_bf16": False}, raising=False)
     assert [name for name, has in features().items() if has] == ["VNNI"]
     monkeypatch.delattr(torch.cpu, "get_capabilities")
+    monkeypatch.setattr(processor, "_CPUINFO", tmp_path / "cpuinfo")
     assert not any(features().values())
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nflags\t\t: fpu avx_vnni amx_int8 avx512f\nbugs\t: amx_bf16\n")
+    assert [name for name, has in features().items() if has] == ["VNNI", "AMX-INT8"]
