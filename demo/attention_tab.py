@@ -10,7 +10,7 @@ from .analysis import Analyzer
 from .documents import OPENING_POLICY, POLICIES, Source
 from .inputs import MOST_QUESTION_CHARACTERS
 from .viewer import viewer
-from .visitors import address_of, mark_as_new, show_input_errors, visitor_of
+from .visitors import address_of, failure_or, mark_as_new, show_input_errors, visitor_of
 
 SCRIPTS = (
     "attention_canvases",
@@ -50,7 +50,7 @@ def attention_tab(app: gr.Blocks, analyzer: Analyzer, text: gr.Textbox, document
             scale=2,
         )
         analyse = gr.Button("Analyse", variant="primary", elem_id="analyse")
-    shown = viewer("attention", "attention", SCRIPTS)
+    shown = viewer("attention", "attention", SCRIPTS, analyzer.answer)
 
     def on_load(request: gr.Request) -> dict[str, Any]:
         return mark_as_new(analyzer.open(visitor_of(request), address_of(request)))
@@ -62,9 +62,9 @@ def attention_tab(app: gr.Blocks, analyzer: Analyzer, text: gr.Textbox, document
         view = show_input_errors(lambda: analyzer.analyse(visitor_of(request), source, address_of(request)))
         return mark_as_new(view), gr.Accordion(open=False)
 
-    def on_ask(request: gr.Request, event: gr.EventData) -> dict[str, Any]:
+    def on_submit(request: gr.Request, event: gr.EventData) -> dict[str, Any]:
         sent = event._data
-        answer = show_input_errors(lambda: analyzer.answer(visitor_of(request), sent, address_of(request)))
+        answer = failure_or(lambda: analyzer.run(visitor_of(request), sent, address_of(request)))
         # Answers may overtake one another: the page knows by its own number which of them is late.
         number = sent.get("number") if isinstance(sent, dict) else None
         return mark_as_new({**answer, "number": number})
@@ -81,6 +81,5 @@ def attention_tab(app: gr.Blocks, analyzer: Analyzer, text: gr.Textbox, document
     )
     quietly: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     app.load(on_load, None, shown, **running, **quietly)
-    # What runs the model is asked by `submit`, what is read from what is kept by `click`.
-    shown.click(on_ask, None, shown, concurrency_limit=4, trigger_mode="multiple", **quietly)
-    shown.submit(on_ask, None, shown, trigger_mode="multiple", **running, **quietly)
+    # What runs the model; what is read from what is kept the script asks directly.
+    shown.submit(on_submit, None, shown, trigger_mode="multiple", **running, **quietly)

@@ -40,7 +40,7 @@ def compare_tab(comparer: Comparer, text: gr.Textbox, document: gr.Accordion) ->
     with gr.Row():
         copy = gr.Button("Copy the document here, to edit it", elem_id="compare-copy")
         button = gr.Button("Compare", variant="primary", elem_id="compare-run")
-    shown = viewer("compare", "compare-shown", ("compare_view",))
+    shown = viewer("compare", "compare-shown", ("compare_view",), comparer.answer)
 
     def on_compare(
         text: str, version: str, left: str, right: str, policy: str, request: gr.Request
@@ -49,11 +49,6 @@ def compare_tab(comparer: Comparer, text: gr.Textbox, document: gr.Accordion) ->
         view = show_input_errors(lambda: comparer.compare(visitor_of(request), *sources, address_of(request)))
         return mark_as_new(view), gr.Accordion(open=False)
 
-    def on_ask(request: gr.Request, event: gr.EventData) -> dict[str, Any]:
-        sent = event._data
-        answer = show_input_errors(lambda: comparer.answer(visitor_of(request), sent))
-        return mark_as_new({**answer, "number": sent.get("number") if isinstance(sent, dict) else None})
-
     copy.click(lambda text: text, text, version, api_visibility="private")
     button.click(
         on_compare,
@@ -61,14 +56,5 @@ def compare_tab(comparer: Comparer, text: gr.Textbox, document: gr.Accordion) ->
         [shown, document],
         concurrency_limit=2,
         concurrency_id="model",
-        api_visibility="private",
-    )
-    shown.click(
-        on_ask,
-        None,
-        shown,
-        concurrency_limit=4,
-        trigger_mode="multiple",
-        show_progress="hidden",
         api_visibility="private",
     )

@@ -35,7 +35,7 @@ class Comparer:
         self.store = store
 
     def compare(self, visitor: str, left: Source, right: Source, address: str = "") -> dict[str, Any]:
-        """Read two documents and show them side by side.
+        """Read two documents and keep them for the visitor; the page asks for the "documents" then.
 
         Args:
             visitor: the session's name.
@@ -51,25 +51,15 @@ class Comparer:
                 self.store.put(_name(visitor, side), one, one.num_bytes, address)
             except ValueError as error:
                 raise InputError("These documents take more memory than there is. Shorten them.") from error
-        partners = align(pair[0].document.tokens, pair[1].document.tokens)
-        opening = pair[0].opening
-        first = [{"token": opening}, {"token": int(partners[opening])}]
-        return {
-            "kind": "compared",
-            "sides": [_side(one) for one in pair],
-            "partners": packed(partners.tolist()),
-            "weights": [_weights(one, sent, "to") for one, sent in zip(pair, first, strict=True)],
-            "opening": opening,
-            "seconds": round(sum(one.seconds for one in pair), 2),
-        }
+        return {"kind": "read"}
 
-    def answer(self, visitor: str, sent: Mapping[str, Any]) -> dict[str, Any]:
+    def answer(self, visitor: str, sent: Any) -> dict[str, Any]:
         """Answer a click.
 
         Args:
             visitor: the session's name.
-            sent: "ask", "pair" or "changes"; for a pair "direction", and "sides", the "token", "layer" and "head" of
-                each side, where the token -1 is none.
+            sent: "ask", "documents", "pair" or "changes"; for a pair "direction", and "sides", the "token", "layer" and
+                "head" of each side, where the token -1 is none.
 
         Raises:
             InputError: the question makes no sense.
@@ -80,6 +70,8 @@ class Comparer:
             return {"kind": "gone"}
         if not isinstance(sent, Mapping):
             raise InputError(NOT_THERE)
+        if sent.get("ask") == "documents":
+            return {"kind": "documents", **_documents(pair)}
         if sent.get("ask") == "changes":
             return {"kind": "changes", "rows": _changes(pair)}
         sides = sent.get("sides")
@@ -96,6 +88,20 @@ class Comparer:
 
 def _name(visitor: str, side: str) -> str:
     return f"{visitor} {side}"
+
+
+def _documents(pair: list[AnalysedDocument]) -> dict[str, Any]:
+    """All that is shown of two documents at first."""
+    partners = align(pair[0].document.tokens, pair[1].document.tokens)
+    opening = pair[0].opening
+    first = [{"token": opening}, {"token": int(partners[opening])}]
+    return {
+        "sides": [_side(one) for one in pair],
+        "partners": packed(partners.tolist()),
+        "weights": [_weights(one, sent, "to") for one, sent in zip(pair, first, strict=True)],
+        "opening": opening,
+        "seconds": round(sum(one.seconds for one in pair), 2),
+    }
 
 
 def _side(analysed: AnalysedDocument) -> dict[str, Any]:

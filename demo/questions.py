@@ -20,7 +20,7 @@ class Question:
     """What a click asks.
 
     Attributes:
-        ask: "links", "layer", "heads", "rollout", "gradient", "norm", "lens", "global" or "page".
+        ask: one of `answers.READ` or `answers.RUN`, or "global".
         first, last: the tokens that are selected, from the first to the last.
         unit: what the answer is added up by: "token", or one of the document's units.
         layer, head: their indices, None for the mean of all.
@@ -49,7 +49,7 @@ class Question:
 
     @classmethod
     def read(cls, sent: Mapping[str, Any], analysed: AnalysedDocument) -> Question:
-        """Check what the browser sent, where -1 stands for the mean.
+        """Check what the browser sent, where -1 stands for the mean; without a token it is the document's telling one.
 
         Raises:
             InputError: it asks for something that the document does not have.
@@ -58,7 +58,7 @@ class Question:
             raise InputError(NOT_THERE)
         maps = analysed.document.maps
         try:
-            first = int(sent.get("token", 0))
+            first = int(sent.get("token", analysed.opening))
             last = int(sent.get("last", first))
             layer, head = (int(sent.get(name, -1)) for name in ("layer", "head"))
             direction, unit = sent.get("direction", "to"), str(sent.get("unit", "token"))

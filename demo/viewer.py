@@ -6,22 +6,31 @@ A template that mentions `value` would run what a visitor typed as a script; the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
+from typing import Any
 
 import gradio as gr
 
+from .direct_answers import answering
 
-def viewer(name: str, elem_id: str, scripts: Sequence[str] = ()) -> gr.HTML:
+
+def viewer(
+    name: str,
+    elem_id: str,
+    scripts: Sequence[str] = (),
+    answer: Callable[[str, Any], dict[str, Any]] | None = None,
+) -> gr.HTML:
     """A viewer.
 
     Args:
         name: of its files `<name>.html` and `<name>.js` in `assets`, which run after `common.js` and `export.js`.
         elem_id: its id in the page.
         scripts: names of more files, which run after them.
+        answer: what its script asks by `server.answer`; see `direct_answers.answering`.
 
     Returns:
-        A component that takes the dictionaries of `views` as its value and reports by `click` what it is asked.
+        A component that takes the dictionaries of `views` as its value.
     """
     assets = files(__package__).joinpath("assets")
 
@@ -34,4 +43,5 @@ def viewer(name: str, elem_id: str, scripts: Sequence[str] = ()) -> gr.HTML:
         js_on_load="".join(read(f"{script}.js") for script in ("common", "export", name, *scripts)),
         apply_default_css=False,
         elem_id=elem_id,
+        server_functions=None if answer is None else [answering(answer)],
     )

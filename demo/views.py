@@ -80,12 +80,6 @@ def document_view(document: DocumentMaps, units: Mapping[str, Units]) -> dict[st
         "globals": maps.layout.global_positions.tolist(),
         "windows": [layer.window for layer in maps.layers],
         "dilations": [layer.dilations for layer in maps.layers],
-        "entropy": _rounded(maps.entropy()),
-        "distance": _rounded(maps.mean_distance()),
-        "globalShare": _rounded(maps.global_share()),
-        "behaviour": [
-            [[one.name, round(one.share, 3)] for one in row] for row in head_behaviour(maps, document.tokens)
-        ],
     }
 
 
@@ -132,8 +126,12 @@ def layer_view(maps: AttentionMaps, layers: Choice, heads: Choice, pictures: Pic
     }
 
 
-def heads_view(maps: AttentionMaps) -> dict[str, Any]:
-    """A small picture of the windows of every head, on one scale that ends at the 99th percentile of all weights."""
+def heads_view(document: DocumentMaps) -> dict[str, Any]:
+    """Every head: what it does, in names and numbers, and a small picture of its windows.
+
+    The pictures are on one scale, which ends at the 99th percentile of all weights.
+    """
+    maps = document.maps
     pictures = [
         [band_picture(maps, layer, head, *_TILE, with_self=False) for head in range(maps.num_heads)]
         for layer in range(maps.num_layers)
@@ -146,7 +144,16 @@ def heads_view(maps: AttentionMaps) -> dict[str, Any]:
         [picture_view(_on_scale(picture, own, largest)) for picture, own in zip(*rows, strict=True)]
         for rows in zip(pictures, weights, strict=True)
     ]
-    return {"tiles": tiles, "largest": largest}
+    return {
+        "tiles": tiles,
+        "largest": largest,
+        "entropy": _rounded(maps.entropy()),
+        "distance": _rounded(maps.mean_distance()),
+        "globalShare": _rounded(maps.global_share()),
+        "behaviour": [
+            [[one.name, round(one.share, 3)] for one in row] for row in head_behaviour(maps, document.tokens)
+        ],
+    }
 
 
 def _on_scale(picture: Picture, weights: Tensor, largest: float) -> Picture:

@@ -11,6 +11,8 @@ import gradio as gr
 from .inputs import InputError
 
 Answer = TypeVar("Answer")
+# In each line; who comes then is told to come back.
+MOST_WAITING = 40
 
 
 def visitor_of(request: gr.Request) -> str:
@@ -35,6 +37,14 @@ def show_input_errors(answer: Callable[[], Answer]) -> Answer:
         return answer()
     except InputError as error:
         raise gr.Error(str(error), print_exception=False) from error
+
+
+def failure_or(answer: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `answer` returns; where it raises an InputError, its message as an answer of the kind "failed"."""
+    try:
+        return answer()
+    except InputError as error:
+        return {"kind": "failed", "message": str(error)}
 
 
 def mark_as_new(view: dict[str, Any]) -> dict[str, Any]:

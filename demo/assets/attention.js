@@ -11,33 +11,45 @@ let received = null;
 let links = null;
 let pictures = {};
 let sent = {};
-let lit = [];
+// What is coloured of the text: its spans, with their colours.
+let lit = new Map();
 let isGlobal = new Set();
 // The numbers of the latest question, and of the latest that asked for other pictures.
 let asked = 0;
 let askedForPictures = 0;
+// The number of the question for a document that was not shown before.
+let askedForNew = 0;
 // How many documents have been shown.
 let documentNumber = 0;
 
+const BAND_HEIGHT = 150;
 const $ = (name) => element.querySelector(`[data-part="${name}"]`);
 const text = $("text");
-const ask = (what, more) => {
+// What runs the model waits in a queue; what is read from what the server keeps is answered at once.
+const RUNS_MODEL = ["gradient", "global", "restore", "lens"];
+const START = { token: undefined, last: undefined, unit: "token", layer: -1, head: -1, direction: "to" };
+
+async function ask(what, more = {}) {
   element.querySelector(".viewer").setAttribute("aria-busy", "true");
   const { token, last, unit, layer, head, direction } = state;
-  const withSelf = $("with-self").checked;
-  // As fine as the canvas can show it: on most screens a quarter of what there is.
-  const { width: columns, height: rows } = $("band");
-  const isBeside = what === "heads" || what === "lens";
+  const question = { ask: what, token, last, unit, layer, head, direction, masked: $("masked").checked, ...more };
   // The pictures of the heads belong to a document, whatever else is chosen in it.
-  if (!isBeside) asked += 1;
-  if (what === "layer") askedForPictures = asked;
-  const number_ = what === "heads" ? documentNumber : asked;
-  const masked = $("masked").checked;
-  const question = { ask: what, token, last, unit, layer, head, direction, columns, rows, withSelf, masked, number: number_ };
-  if (what === "restore") Object.assign(question, more ?? sourceOf());
-  // What runs the model waits in another line than what is read from what is kept.
-  trigger(["gradient", "global", "restore", "lens"].includes(what) ? "submit" : "click", question);
-};
+  if (what !== "heads" && what !== "lens") asked += 1;
+  question.number = what === "heads" ? documentNumber : asked;
+  if (what === "layer" || what === "document") {
+    askedForPictures = asked;
+    Object.assign(question, pixels(), { withSelf: $("with-self").checked });
+  }
+  if (RUNS_MODEL.includes(what)) trigger("submit", question);
+  else take(await answerTo(question));
+}
+
+// As fine as the canvas can show it: on most screens a quarter of what there is.
+function pixels() {
+  const scale = window.devicePixelRatio || 1;
+  const width = $("band").clientWidth || element.clientWidth || 1024;
+  return { columns: Math.round(width * scale), rows: Math.round(BAND_HEIGHT * scale) };
+}
 
 // The text
 
@@ -53,33 +65,48 @@ function bring(place) {
   }
 }
 
+// The colours behind words: never so opaque that a word is hard to read.
+const LEVELS = 32;
+const backgrounds = (of) => Array.from({ length: LEVELS }, (_, level) => of(0.06 + (0.54 * level) / (LEVELS - 1)));
+const plain = (colour) => backgrounds((opacity) => `rgba(${colour}, ${opacity.toFixed(3)})`);
+const BACKGROUNDS = {
+  local: plain(LOCAL),
+  negative: plain(NEGATIVE),
+  // Stripes, so that the two kinds of attention differ by more than their hue.
+  global: backgrounds((opacity) => {
+    const [full, faint] = [opacity, opacity / 2].map((one) => `rgba(${GLOBAL}, ${one.toFixed(3)})`);
+    return `repeating-linear-gradient(135deg, ${full} 0 4px, ${faint} 4px 7px)`;
+  }),
+};
+const MOST_LIT = 2500;
+
 function light() {
-  for (const span of lit) {
-    span.style.background = "";
-    span.classList.remove("edge-left", "edge-right");
-  }
   const largest = weights.reduce((most, weight) => Math.max(most, weight), 0) || 1;
-  const strong = [];
+  let strong = [];
   weights.forEach((weight, place) => { if (weight > largest * 0.004) strong.push(place); });
-  strong.sort((one, other) => weights[other] - weights[one]);
-  const negative = new Set(links.negative ?? []);
-  lit = strong.slice(0, 2500).map((place) => {
-    // Never so opaque that the word in front of it is hard to read.
-    const opacity = 0.06 + 0.54 * Math.sqrt(weights[place] / largest);
-    const colour = negative.has(place) ? NEGATIVE : linkIsGlobal(place) ? GLOBAL : LOCAL;
-    const full = `rgba(${colour}, ${opacity.toFixed(3)})`;
-    const faint = `rgba(${colour}, ${(opacity / 2).toFixed(3)})`;
-    // Stripes, so that the two kinds differ by more than their hue.
-    spans[place].style.background = linkIsGlobal(place) && !negative.has(place)
-      ? `repeating-linear-gradient(135deg, ${full} 0 4px, ${faint} 4px 7px)` : full;
-    return spans[place];
-  });
-  const window_ = windowOf();
-  if (window_ && isOneToken() && state.measure === "links") {
-    spans[window_.first].classList.add("edge-left");
-    spans[window_.last].classList.add("edge-right");
-    lit.push(spans[window_.first], spans[window_.last]);
+  if (strong.length > MOST_LIT) {
+    strong.sort((one, other) => weights[other] - weights[one]);
+    strong = strong.slice(0, MOST_LIT);
   }
+  const negative = new Set(links.negative ?? []);
+  const wanted = new Map(strong.map((place) => {
+    const kind = negative.has(place) ? "negative" : linkIsGlobal(place) ? "global" : "local";
+    return [spans[place], BACKGROUNDS[kind][Math.round((LEVELS - 1) * Math.sqrt(weights[place] / largest))]];
+  }));
+  // A span that keeps its colour is not painted again.
+  for (const span of lit.keys()) if (!wanted.has(span)) span.style.background = "";
+  for (const [span, background] of wanted) if (lit.get(span) !== background) span.style.background = background;
+  lit = wanted;
+  showEdges();
+}
+
+let edges = [];
+function showEdges() {
+  for (const span of edges) span.classList.remove("edge-left", "edge-right");
+  const window_ = windowOf();
+  const isShown = window_ && isOneToken() && state.measure === "links";
+  edges = isShown ? [spans[window_.first], spans[window_.last]] : [];
+  edges.forEach((span, side) => span.classList.add(side ? "edge-right" : "edge-left"));
 }
 
 const linkIsGlobal = (place) =>

@@ -65,20 +65,20 @@ function drawMap() {
   paint.strokeRect(left + 0.75, 0.75, Math.max(column(seen.last + 0.5, width) - left - 1.5, 4), height - 1.5);
 }
 
+// The first and the last token that the text shows. Blocks are looked for, not gone through: each asks for the layout.
 function inSight() {
-  const top = text.scrollTop;
-  const bottom = top + text.clientHeight;
-  let first = null;
-  let last = 0;
-  for (const block of blocks) {
-    const from = block.offsetTop;
-    const tall = block.offsetHeight || 1;
-    if (from + tall < top || from > bottom) continue;
-    const share = (y) => block.first + Math.round(((y - from) / tall) * (block.last - block.first));
-    if (first === null) first = Math.max(share(top), block.first);
-    last = Math.min(share(bottom), block.last);
-  }
-  return { first: first ?? 0, last: Math.max(last, first ?? 0) };
+  const tokenAt = (height) => {
+    let [low, high] = [0, blocks.length - 1];
+    while (low < high) {
+      const middle = (low + high + 1) >> 1;
+      if (blocks[middle].offsetTop <= height) low = middle;
+      else high = middle - 1;
+    }
+    const { first, last, offsetTop, offsetHeight } = blocks[low];
+    const share = Math.min(Math.max((height - offsetTop) / (offsetHeight || 1), 0), 1);
+    return first + Math.round(share * (last - first));
+  };
+  return { first: tokenAt(text.scrollTop), last: tokenAt(text.scrollTop + text.clientHeight) };
 }
 
 function drawPicture(name, height) {
@@ -104,15 +104,18 @@ function drawPicture(name, height) {
 function drawAll() {
   if (!state.view || !weights || !pictures.band) return;
   drawMap();
-  drawPicture("band", 150);
+  drawPicture("band", BAND_HEIGHT);
   const lines = (state.direction === "to" ? pictures.fromGlobal : pictures.toGlobal)?.view.height ?? 0;
   $("global-row").hidden = !lines;
   if (lines) drawPicture("global", Math.min(Math.max(lines * 16, 24), 128));
   drawFlow();
+}
+whenRedrawn.push(drawAll);
+
+function showAxis() {
   const marks = [0, 0.25, 0.5, 0.75, 1].map((share) => Math.round(share * (spans.length - 1)));
   $("axis").replaceChildren(...marks.map((place) => make("span", {}, place.toLocaleString())));
 }
-whenRedrawn.push(drawAll);
 
 // Which of `count` things lies at a share of the whole.
 const within = (share, count) => Math.min(Math.max(Math.floor(share * count), 0), count - 1);

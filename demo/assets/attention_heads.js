@@ -7,10 +7,11 @@ const GRIDS = {
 };
 const PICTURES = "The windows of each head: the document from left to right, offsets from top to bottom. A head is named " +
   "by what gets at least 30% of its attention; it is broad where it looks at 40% or more of what it can see, else mixed.";
-let tiles = null;
+// What the server says of them, with their pictures in colour.
+let heads = null;
 
 function describe(layer, head) {
-  const [name, share] = state.view.behaviour[layer][head];
+  const [name, share] = heads.behaviour[layer][head];
   if (name === "broad") return `broad: spread over ${percent(share)} of the tokens it can see`;
   if (name === "mixed") return `mixed: at most ${percent(share)} of its attention goes to one kind of token`;
   return `${name}: ${percent(share)} of its attention`;
@@ -22,55 +23,61 @@ function chooseHead(layer, head) {
   ask("layer");
 }
 
+const isChosen = (layer, head) => String(layer === state.layer && head === state.head);
+
 function cellOf(layer, head, words, ...content) {
-  const isChosen = layer === state.layer && head === state.head;
-  const attributes = { type: "button", title: words, "aria-label": words, "aria-pressed": String(isChosen) };
-  return make("td", {}, make("button", { ...attributes, onclick: () => chooseHead(layer, head) }, ...content));
+  const attributes = { type: "button", title: words, "aria-label": words, "aria-pressed": isChosen(layer, head) };
+  const button = make("button", { ...attributes, onclick: () => chooseHead(layer, head) }, ...content);
+  Object.assign(button, { layer, head });
+  return make("td", {}, button);
 }
 
-function pictureCell(layer, head) {
-  const words = `Layer ${layer + 1}, head ${head + 1}: ${describe(layer, head)}`;
-  const label = make("span", {}, state.view.behaviour[layer][head][0].replace(" token", ""));
-  const picture = tiles?.[layer][head].canvas;
-  return cellOf(layer, head, words, ...(picture ? [picture] : []), label);
-}
-
-function shadedCell(layer, head, least, most) {
-  const value = state.view[state.grid][layer][head];
+// A head's cell, empty until the server has said what the head does.
+function headCell(layer, head, least, most) {
+  const name = `Layer ${layer + 1}, head ${head + 1}`;
+  if (!heads) return cellOf(layer, head, name);
+  const about = describe(layer, head);
+  if (state.grid === "pictures") {
+    const label = make("span", {}, heads.behaviour[layer][head][0].replace(" token", ""));
+    return cellOf(layer, head, `${name}: ${about}`, heads.pictures[layer][head].canvas, label);
+  }
+  const value = heads[state.grid][layer][head];
+  const cell = cellOf(layer, head, `${name}: ${number(value)} ${GRIDS[state.grid][0]}; ${about}`);
   const shade = SHADES[Math.round((255 * (value - least)) / (most - least || 1))];
-  const words = `Layer ${layer + 1}, head ${head + 1}: ${number(value)} ${GRIDS[state.grid][0]}; ${describe(layer, head)}`;
-  const cell = cellOf(layer, head, words);
   cell.firstElementChild.style.background = `rgb(${shade})`;
   return cell;
 }
 
 function showGrid() {
   const isPictures = state.grid === "pictures";
-  const flat = isPictures ? [0] : state.view[state.grid].flat();
+  const flat = isPictures || !heads ? [0] : heads[state.grid].flat();
   const [least, most] = [Math.min(...flat), Math.max(...flat)];
-  const heads = state.view.behaviour[0].map((_, head) => make("th", { scope: "col" }, `head ${head + 1}`));
   const all = cellOf(-1, -1, "Mean of all layers and heads", "all");
-  const rows = state.view.behaviour.map((row, layer) => {
+  const titles = state.view.dilations[0].map((_, head) => make("th", { scope: "col" }, `head ${head + 1}`));
+  const rows = state.view.dilations.map((own, layer) => {
     const mean = cellOf(layer, -1, `Layer ${layer + 1}, mean of its heads`, `layer ${layer + 1}`);
-    const own = (_, head) => (isPictures ? pictureCell(layer, head) : shadedCell(layer, head, least, most));
-    return make("tr", {}, mean, ...row.map(own));
+    return make("tr", {}, mean, ...own.map((_, head) => headCell(layer, head, least, most)));
   });
   $("grid").classList.toggle("tiles", isPictures);
-  $("grid").replaceChildren(make("tr", {}, all, ...heads), ...rows);
-  const scale = tiles ? ` All on one scale: yellow is ${number(tiles.largest)} or more.` : "";
+  $("grid").replaceChildren(make("tr", {}, all, ...titles), ...rows);
+  const scale = heads ? ` All on one scale: yellow is ${number(heads.largest)} or more.` : "";
   const range = isPictures ? "" : ` From ${number(least)} (blue) to ${number(most)} (yellow) ${GRIDS[state.grid][0]}.`;
   $("grid-caption").textContent = (isPictures ? PICTURES + scale : GRIDS[state.grid][1] + range) + " Click a head to see it.";
+}
+
+// The same grid, when another head is chosen.
+function markGrid() {
+  for (const button of $("grid").querySelectorAll("button")) button.setAttribute("aria-pressed", isChosen(button.layer, button.head));
 }
 
 // The pictures are asked for when they come near: they are below the text.
 const isNear = (node) => node.getBoundingClientRect().top < window.innerHeight + 200;
 new IntersectionObserver((entries) => {
-  if (state.view && !tiles && entries.some((entry) => entry.isIntersecting)) ask("heads");
+  if (state.view && !heads && entries.some((entry) => entry.isIntersecting)) ask("heads");
 }, { rootMargin: "200px" }).observe($("grid"));
 
-function takeTiles(value) {
-  tiles = value.tiles.map((row) => row.map((tile) => coloured(tile, "root")));
-  tiles.largest = value.largest;
+function takeHeads(value) {
+  heads = { ...value, pictures: value.tiles.map((row) => row.map((tile) => coloured(tile, "root"))) };
   showGrid();
 }
 

@@ -60,6 +60,7 @@ function showChoices() {
   offer("head", state.view.dilations[0].length);
   $("layer").value = state.layer;
   $("head").value = state.head;
+  markGrid();
   const band = pictures.band.view;
   $("band-caption").textContent = `top: ${band.firstRow} tokens ahead, middle: itself, bottom: ${band.firstRow} behind`;
   const looking = state.direction === "to" ? "what each global token looks at" : "who looks at each global token";
@@ -92,12 +93,13 @@ $("direction").addEventListener("change", () => {
   state.direction = $("direction").value;
   // The norms go either way, the others from the selection alone.
   if (state.measure !== "norm") $("measure").value = state.measure = "links";
+  showChoices();
   ask(state.measure);
 });
 $("measure").addEventListener("change", () => { state.measure = $("measure").value; ask(state.measure); });
 $("scale").addEventListener("change", () => { colourPictures(); showLegend(); drawAll(); });
 $("with-self").addEventListener("change", () => ask("layer"));
-$("restore").addEventListener("click", () => ask("restore"));
+$("restore").addEventListener("click", () => ask("restore", sourceOf()));
 // The token where a text occurs next after the selected one, from the start again after the end; -1 if nowhere.
 function findText(wanted) {
   // Lower case may have another length in some scripts, and positions would be wrong.

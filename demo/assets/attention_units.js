@@ -28,9 +28,12 @@ function select(from, to, scroll) {
   ask(state.measure);
 }
 
+let chosen = [];
 function showSelection() {
-  element.querySelectorAll(".chosen").forEach((span) => span.classList.remove("chosen", "first", "last"));
-  for (let place = state.token; place <= state.last; place += 1) spans[place].classList.add("chosen");
+  if (chosen[0] === spans[state.token] && chosen.at(-1) === spans[state.last]) return;
+  for (const span of chosen) span.classList.remove("chosen", "first", "last");
+  chosen = spans.slice(state.token, state.last + 1);
+  for (const span of chosen) span.classList.add("chosen");
   spans[state.token].classList.add("first");
   spans[state.last].classList.add("last");
 }

@@ -1,6 +1,8 @@
 // What all viewers share: weights from bytes, colours, the text as spans, downloads.
 
-const INK = () => getComputedStyle(element).getPropertyValue("color");
+// The colour of the text, until the page turns dark or light.
+let ink = null;
+const INK = () => (ink ??= getComputedStyle(element).getPropertyValue("color"));
 const LOCAL = "230, 97, 0";
 // As a background behind words. As ink on a dark page it would be too dark: see `globalInk`.
 const GLOBAL = "124, 92, 196";
@@ -100,6 +102,16 @@ function nameOf(view, place) {
   return text.trim() === "" ? JSON.stringify(text).slice(1, -1) : text;
 }
 
+// Asks the server past the queue of what runs a model. The answer carries the question's number.
+async function answerTo(question) {
+  const { number } = question;
+  try {
+    return { ...await server.answer(question), number };
+  } catch {
+    return { kind: "failed", message: "The server did not answer. Try again, or reload the page.", number };
+  }
+}
+
 function save(name, blob) {
   const link = make("a", { href: URL.createObjectURL(blob), download: name });
   document.body.append(link);
@@ -108,9 +120,16 @@ function save(name, blob) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
+// The widths of canvases, until the viewer's changes: to ask for one makes the browser lay out what was changed before.
+let widths = new WeakMap();
+function widthOf(canvas) {
+  if (!widths.get(canvas)) widths.set(canvas, canvas.clientWidth);
+  return widths.get(canvas) || 300;
+}
+
 function fit(canvas, height) {
   const scale = window.devicePixelRatio || 1;
-  const width = canvas.clientWidth || 300;
+  const width = widthOf(canvas);
   canvas.style.height = `${height}px`;
   if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
     canvas.width = Math.round(width * scale);
@@ -163,6 +182,15 @@ function coloured(view, name) {
 }
 
 const whenRedrawn = [];
-new ResizeObserver(() => whenRedrawn.forEach((redraw) => redraw())).observe(element);
-new MutationObserver(() => whenRedrawn.forEach((redraw) => redraw()))
-  .observe(document.body, { attributeFilter: ["class"] });
+let viewerWidth = 0;
+new ResizeObserver(() => {
+  // What is drawn does not depend on how tall the viewer is.
+  if (element.clientWidth === viewerWidth) return;
+  viewerWidth = element.clientWidth;
+  widths = new WeakMap();
+  whenRedrawn.forEach((redraw) => redraw());
+}).observe(element);
+new MutationObserver(() => {
+  ink = null;
+  whenRedrawn.forEach((redraw) => redraw());
+}).observe(document.body, { attributeFilter: ["class"] });

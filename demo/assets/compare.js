@@ -6,10 +6,10 @@ const SIDES = [0, 1];
 const sides = SIDES.map(() => ({ view: null, spans: [], partners: null, weights: null, token: -1, layer: -1, head: -1 }));
 let asked = 0;
 
-function ask(what) {
+async function ask(what) {
   asked += 1;
   const chosen = sides.map(({ token, layer, head }) => ({ token, layer, head }));
-  trigger("click", { ask: what, sides: chosen, direction: $("direction").value, number: asked });
+  take(await answerTo({ ask: what, sides: chosen, direction: $("direction").value, number: asked }));
 }
 
 function choose(side, place) {

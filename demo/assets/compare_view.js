@@ -7,11 +7,14 @@ const isGlobalLink = (side, place) => {
 };
 
 function light(side, largest) {
-  const { spans, weights } = sides[side];
-  spans.forEach((span, place) => {
+  const { spans, weights, lit } = sides[side];
+  for (const span of lit) span.style.background = "";
+  sides[side].lit = spans.filter((span, place) => {
     const share = weights[place] / largest;
+    if (share <= 0.004) return false;
     const colour = isGlobalLink(side, place) ? GLOBAL : LOCAL;
-    span.style.background = share > 0.004 ? `rgba(${colour}, ${(0.06 + 0.54 * Math.sqrt(share)).toFixed(3)})` : "";
+    span.style.background = `rgba(${colour}, ${(0.06 + 0.54 * Math.sqrt(share)).toFixed(3)})`;
+    return true;
   });
 }
 
@@ -120,7 +123,7 @@ function takeDocuments(value) {
   SIDES.forEach((side) => {
     const view = unpack(value.sides[side]);
     const { spans } = layOut($(`text-${side}`), view);
-    Object.assign(sides[side], { view, spans, partners: side ? back : there, globals: new Set(view.globals) });
+    Object.assign(sides[side], { view, spans, lit: [], partners: side ? back : there, globals: new Set(view.globals) });
     $(`title-${side}`).textContent = `${side ? "Right" : "Left"}: ${view.model}`;
     sides[side].partners.forEach((other, place) => { if (other < 0) spans[place].classList.add("edited"); });
     for (const place of view.globals) spans[place].classList.add("global");
@@ -134,19 +137,21 @@ function takeDocuments(value) {
   element.querySelector(".viewer").hidden = false;
 }
 
-function onValue() {
-  const value = props.value;
-  if (!value || !value.kind) return;
-  $("gone").hidden = value.kind !== "gone";
-  if (value.kind === "gone" || value.number < asked) return;
+function take(value) {
+  if (!value?.kind) return;
+  for (const kind of ["gone", "failed"]) $(kind).hidden = value.kind !== kind;
+  $("failed").textContent = value.message ?? "";
+  if (!$("gone").hidden || !$("failed").hidden || value.number < asked) return;
+  // Other documents are kept from now on.
+  if (value.kind === "read") { ask("documents"); return; }
   if (value.kind === "changes") showChanges(value.rows);
   else {
-    if (value.kind === "compared") { asked += 1; takeDocuments(value); }
+    if (value.kind === "documents") takeDocuments(value);
     value.weights.forEach((packed, side) => { sides[side].weights = weightsOf(packed); });
     showPair();
   }
   element.dataset.shown = String(Number(element.dataset.shown ?? 0) + 1);
 }
 
-watch("value", onValue);
-onValue();
+watch("value", () => take(props.value));
+take(props.value);

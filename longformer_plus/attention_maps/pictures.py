@@ -111,11 +111,16 @@ def global_picture(
     tokens the picture has no rows.
     """
     places = maps.layout.global_positions
-    if direction == "from":
-        weights = maps.mean(layers, heads, rows=places).T
-    else:
-        weights = maps.mean(layers, heads, columns=places)
-    return _paint(weights, 0, most_columns, most_rows)
+    chosen = [(maps.layers[layer], head) for layer in maps.choose_layers(layers) for head in maps.choose_heads(heads)]
+    weights = torch.zeros(maps.num_tokens, len(places))
+    # As they lie: looking each pair up, as `mean` does, takes five to twelve times as long.
+    for layer, head in chosen if len(places) else []:
+        from_global = layer.global_[head, :]
+        if direction == "from":
+            weights += from_global.T
+        else:
+            weights += layer.local[head, :, : len(places)].index_copy_(0, places, from_global[:, places])
+    return _paint(weights.div_(len(chosen)), 0, most_columns, most_rows)
 
 
 def _paint(weights: Tensor, first_row: int, most_columns: int, most_rows: int, last_on_top: bool = False) -> Picture:

@@ -30,6 +30,12 @@ def analyzer(task_checkpoints: dict[str, Path]) -> Analyzer:
     return Analyzer(Reader(checkpoints), VisitorStore[AnalysedDocument](10_000_000))
 
 
+def shown(analyzer: Analyzer, visitor: str, source: Source) -> dict[str, Any]:
+    """A document, analysed, as the page asks for it then."""
+    assert analyzer.analyse(visitor, source) == {"kind": "read", "isNew": True}
+    return analyzer.answer(visitor, {"ask": "document"})
+
+
 def positions(packed: str) -> list[int]:
     data = base64.b64decode(packed)
     return [int.from_bytes(data[place : place + 4], "little") for place in range(0, len(data), 4)]
@@ -43,7 +49,7 @@ def test_weights_travel_as_bytes() -> None:
 
 
 def test_a_document_is_explored(analyzer: Analyzer) -> None:
-    view = analyzer.analyse("a", Source(TEXT, "first token"))
+    view = shown(analyzer, "a", Source(TEXT, "first token"))
     json.dumps(view)
     document = view["document"]
     assert document["text"] == TEXT[: positions(document["stops"])[-2]]
@@ -61,10 +67,11 @@ def test_a_document_is_explored(analyzer: Analyzer) -> None:
 
 @pytest.mark.parametrize(("layer", "head"), [(-1, -1), (0, 1)])
 def test_each_question_has_its_own_answer(layer: int, head: int, analyzer: Analyzer) -> None:
-    view = analyzer.analyse("a", Source(TEXT, "first token"))
+    view = shown(analyzer, "a", Source(TEXT, "first token"))
 
     def ask(what: str) -> dict[str, Any]:
-        answer = analyzer.answer("a", {"ask": what, "token": 5, "layer": layer, "head": head})
+        find = analyzer.run if what == "gradient" else analyzer.answer
+        answer = find("a", {"ask": what, "token": 5, "layer": layer, "head": head})
         json.dumps(answer, allow_nan=False)
         return answer
 
@@ -81,8 +88,14 @@ def test_each_question_has_its_own_answer(layer: int, head: int, analyzer: Analy
     page = ask("page")
     assert page["kind"] == "page"
     assert "<html" in page["page"]
-    # Last: it makes another view.
-    assert ask("global")["document"]["globals"] == [0, 5]
+
+
+def test_what_runs_a_model_is_not_answered_past_the_queue(analyzer: Analyzer, monkeypatch: pytest.MonkeyPatch) -> None:
+    analyzer.analyse("a", Source(TEXT))
+    monkeypatch.setattr(Checkpoint, "running", lambda *_: pytest.fail("it ran"))
+    for what in ("gradient", "lens", "global", "restore"):
+        with pytest.raises(InputError, match="Reload"):
+            analyzer.answer("a", {"ask": what, "token": 5, "text": TEXT})
 
 
 def test_pictures_are_as_fine_as_the_page_can_show(analyzer: Analyzer) -> None:
@@ -101,12 +114,18 @@ def test_pictures_are_as_fine_as_the_page_can_show(analyzer: Analyzer) -> None:
 
 def test_a_click_makes_a_token_global_and_local_again(analyzer: Analyzer) -> None:
     analyzer.analyse("a", Source(TEXT, "none"))
-    assert analyzer.answer("a", {"ask": "global", "token": 7})["document"]["globals"] == [7]
-    view = analyzer.answer("a", {"ask": "global", "token": 3})
+
+    def toggle(token: int) -> dict[str, Any]:
+        assert analyzer.run("a", {"ask": "global", "token": token}) == {"kind": "read", "isNew": False}
+        return analyzer.answer("a", {"ask": "document", "token": token, "layer": 1, "head": 2})
+
+    assert toggle(7)["document"]["globals"] == [7]
+    view = toggle(3)
     assert view["document"]["globals"] == [3, 7]
-    assert view["links"]["token"] == 3
+    # What was chosen stays.
+    assert (view["links"]["token"], view["layer"], view["head"]) == (3, 1, 2)
     assert view["fromGlobal"]["height"] == 2
-    assert analyzer.answer("a", {"ask": "global", "token": 7})["document"]["globals"] == [3]
+    assert toggle(7)["document"]["globals"] == [3]
 
 
 def test_policies_choose_tokens(analyzer: Analyzer) -> None:
@@ -114,7 +133,7 @@ def test_policies_choose_tokens(analyzer: Analyzer) -> None:
     for name in POLICIES:
         if name == "question":
             continue
-        view = analyzer.analyse("a", Source(TEXT, name))["document"]
+        view = shown(analyzer, "a", Source(TEXT, name))["document"]
         starts, stops = positions(view["starts"]), positions(view["stops"])
         chosen[name] = [view["text"][starts[place] : stops[place]] for place in view["globals"]]
     assert chosen["first token"] == [""]
@@ -134,10 +153,10 @@ def test_too_many_global_tokens_are_refused_before_the_model_runs(
 
 
 def test_long_documents_are_cut_with_a_word_about_it(analyzer: Analyzer) -> None:
-    view = analyzer.analyse("a", Source(TEXT * 5))
+    view = shown(analyzer, "a", Source(TEXT * 5))
     assert view["document"]["numTokens"] == 200
     assert "first 200 tokens" in view["cut"]
-    assert analyzer.analyse("a", Source("Short."))["cut"] == ""
+    assert shown(analyzer, "a", Source("Short."))["cut"] == ""
 
 
 @pytest.mark.parametrize(
@@ -164,8 +183,9 @@ def test_long_documents_are_cut_with_a_word_about_it(analyzer: Analyzer) -> None
 )
 def test_questions_that_make_no_sense_are_refused(analyzer: Analyzer, question: Any) -> None:
     analyzer.analyse("a", Source(TEXT))
-    with pytest.raises(InputError, match="Reload"):
-        analyzer.answer("a", question)
+    for ask in (analyzer.answer, analyzer.run):
+        with pytest.raises(InputError, match="Reload"):
+            ask("a", question)
 
 
 def test_visitors_see_their_own_document(analyzer: Analyzer) -> None:
@@ -179,27 +199,29 @@ def test_visitors_see_their_own_document(analyzer: Analyzer) -> None:
 
 
 def test_what_is_no_longer_kept_is_analysed_again(analyzer: Analyzer) -> None:
-    before = analyzer.analyse("a", Source(TEXT, "none"))
+    text = shown(analyzer, "a", Source(TEXT, "none"))["document"]["text"]
     analyzer.store.free("a")
-    text = before["document"]["text"]
-    assert analyzer.answer("a", {"ask": "restore", "text": text, "policy": "chosen", "globals": [3, 9]})["document"][
-        "globals"
-    ] == [3, 9]
+    assert analyzer.run("a", {"ask": "restore", "text": text, "policy": "chosen", "globals": [3, 9]})["isNew"]
+    assert analyzer.answer("a", {"ask": "document"})["document"]["globals"] == [3, 9]
     assert analyzer.answer("a", {"ask": "links", "token": 1})["kind"] == "links"
     for wrong in ({"text": text}, {"text": text, "globals": [10**6]}, {"text": text, "globals": ["<b>"]}, {}):
         with pytest.raises(InputError):
-            analyzer.answer("a", {"ask": "restore", "policy": "chosen", **wrong})
+            analyzer.run("a", {"ask": "restore", "policy": "chosen", **wrong})
     name = next(iter(SAMPLES))
-    view = analyzer.answer("a", {"ask": "restore", "sample": name, "policy": "none"})
+    analyzer.run("a", {"ask": "restore", "sample": name, "policy": "none"})
+    view = analyzer.answer("a", {"ask": "document"})
     assert (view["source"]["sample"], view["document"]["globals"]) == (name, [])
     with pytest.raises(InputError, match="no such sample"):
-        analyzer.answer("a", {"ask": "restore", "sample": "/etc/passwd", "policy": "none"})
+        analyzer.run("a", {"ask": "restore", "sample": "/etc/passwd", "policy": "none"})
 
 
 def test_the_page_opens_on_a_sample_that_is_analysed_once(analyzer: Analyzer, monkeypatch: pytest.MonkeyPatch) -> None:
-    view = analyzer.open("a")
+    analyzer.open("a")
     monkeypatch.setattr("longformer_plus.demo.documents.attention_maps", lambda *_, **__: pytest.fail("it ran again"))
-    assert analyzer.open("b") == view
+    analyzer.open("b")
+    view, other = (analyzer.answer(name, {"ask": "document"}) for name in "ab")
+    assert view == other
+    assert view["seconds"] == 0
     document = view["document"]
     starts, stops = positions(document["starts"]), positions(document["stops"])
     names = [document["text"][start:stop] for start, stop in zip(starts, stops, strict=True)]
@@ -217,6 +239,9 @@ def test_heads_have_small_pictures_on_one_scale(analyzer: Analyzer) -> None:
     maps = kept.document.maps
     assert [len(row) for row in view["tiles"]] == [maps.num_heads] * maps.num_layers
     assert {tile["largest"] for row in view["tiles"] for tile in row} == {view["largest"]}
+    for what in ("behaviour", "entropy", "distance", "globalShare"):
+        assert [len(row) for row in view[what]] == [maps.num_heads] * maps.num_layers
+    assert view["distance"][1][2] == pytest.approx(float(maps.mean_distance(1, 2)), abs=1e-4)
     tile = view["tiles"][1][2]
     shades = base64.b64decode(tile["shades"])
     assert len(shades) == tile["width"] * tile["height"]
@@ -227,12 +252,12 @@ def test_the_weight_on_itself_is_shown_only_when_asked_for(analyzer: Analyzer) -
     analyzer.analyse("a", Source(TEXT, "none"))
     for layer in (-1, 0):
         question = {"ask": "layer", "token": 5, "layer": layer}
-        bands = [analyzer.answer("a", {**question, "withSelf": shown})["band"] for shown in (False, True)]
+        bands = [analyzer.answer("a", {**question, "withSelf": with_self})["band"] for with_self in (False, True)]
         rows = [base64.b64decode(band["shades"]) for band in bands]
         middle = bands[0]["firstRow"]
-        hidden, shown = (one[middle * bands[0]["width"] : (middle + 1) * bands[0]["width"]] for one in rows)
-        assert not any(hidden)
-        assert all(shown)
+        left_out, kept = (one[middle * bands[0]["width"] : (middle + 1) * bands[0]["width"]] for one in rows)
+        assert not any(left_out)
+        assert all(kept)
 
 
 def test_a_document_too_large_for_the_store_gets_a_message(analyzer: Analyzer) -> None:
@@ -272,7 +297,7 @@ def test_a_sentence_is_answered_by_sentences(analyzer: Analyzer, direction: str)
 
 def test_a_question_and_a_passage_are_read_by_a_model_of_choice(analyzer: Analyzer) -> None:
     model = list(analyzer.reader.models)[1]
-    view = analyzer.analyse("a", Source(TEXT, "question", "Who looked at the sea?", model))
+    view = shown(analyzer, "a", Source(TEXT, "question", "Who looked at the sea?", model))
     assert view["model"] == model
     assert not view["hasLens"]
     kept = analyzer.store.get("a")
@@ -291,19 +316,19 @@ def test_a_question_and_a_passage_are_read_by_a_model_of_choice(analyzer: Analyz
 
 def test_the_lens_shows_words_by_layer(analyzer: Analyzer) -> None:
     analyzer.analyse("a", Source(TEXT))
-    shown, hidden = (analyzer.answer("a", {"ask": "lens", "token": 4, "masked": masked}) for masked in (False, True))
-    assert shown["rows"][0] != hidden["rows"][0]
+    seen, hidden = (analyzer.run("a", {"ask": "lens", "token": 4, "masked": masked}) for masked in (False, True))
+    assert seen["rows"][0] != hidden["rows"][0]
     kept = analyzer.store.get("a")
     assert kept is not None
     layers = kept.document.maps.num_layers
-    assert [len(view["rows"]) for view in (shown, hidden)] == [layers + 1] * 2
+    assert [len(view["rows"]) for view in (seen, hidden)] == [layers + 1] * 2
     analyzer.analyse("a", Source(TEXT, "none", "", list(analyzer.reader.models)[1]))
     with pytest.raises(InputError, match="says no words"):
-        analyzer.answer("a", {"ask": "lens", "token": 4})
+        analyzer.run("a", {"ask": "lens", "token": 4})
 
 
 def test_norms_of_long_selections_are_refused(analyzer: Analyzer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("longformer_plus.demo.analysis.MOST_CONTRIBUTING", 20)
+    monkeypatch.setattr("longformer_plus.demo.answers.MOST_CONTRIBUTING", 20)
     analyzer.analyse("a", Source(TEXT))
     kept = analyzer.store.get("a")
     assert kept is not None

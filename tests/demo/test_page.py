@@ -12,8 +12,9 @@ from transformers import AutoTokenizer
 
 from longformer_plus import LongformerPlusModel
 from longformer_plus.attention_maps import attention_maps, show
-from longformer_plus.demo.analysis import Analyzer
+from longformer_plus.demo.answers import READ
 from longformer_plus.demo.documents import AnalysedDocument
+from longformer_plus.demo.questions import Question
 from longformer_plus.demo.store import VisitorStore
 
 from .browsing import Page
@@ -138,13 +139,13 @@ def test_the_last_key_decides_however_late_answers_come(page: Page, monkeypatch:
     page.paste(TEXT)
     page.until_shown("attention", page.one("#analyse").click)
     page.until_shown("attention", page.token(1).click)
-    answer = Analyzer.answer
+    answer = READ["links"]
 
-    def late(self: Analyzer, visitor: str, sent: Any, address: str) -> dict[str, Any]:
-        time.sleep(0.3 if sent["token"] % 3 == 0 else 0.0)
-        return answer(self, visitor, sent, address)
+    def late(analysed: AnalysedDocument, question: Question) -> dict[str, Any]:
+        time.sleep(0.3 if question.first % 3 == 0 else 0.0)
+        return answer(analysed, question)
 
-    monkeypatch.setattr(Analyzer, "answer", late)
+    monkeypatch.setitem(READ, "links", late)
     page.one('#attention [data-part="text"]').send_keys("\ue014" * 12)
     time.sleep(1.6)
     assert "at 13" in page.text("title")

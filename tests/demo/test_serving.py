@@ -18,8 +18,8 @@ from longformer_plus.cli import main
 from longformer_plus.demo import serving
 
 
-def get(url: str, host: str | None = None) -> Any:
-    request = urllib.request.Request(url, headers={} if host is None else {"Host": host})
+def get(url: str, host: str | None = None, data: bytes | None = None) -> Any:
+    request = urllib.request.Request(url, data, headers={} if host is None else {"Host": host})
     return urllib.request.urlopen(request)
 
 
@@ -34,6 +34,12 @@ def test_foreign_names_are_refused(url: str, path: str) -> None:
         get(url + path, "rebound.example:7860")
     assert error.value.code == 421
     assert "--allowed-host" in error.value.read().decode()
+
+
+def test_questions_under_foreign_names_are_refused(url: str) -> None:
+    with pytest.raises(urllib.error.HTTPError) as error:
+        get(f"{url}gradio_api/component_server/", "rebound.example:7860", b"{}")
+    assert error.value.code == 421
 
 
 def test_named_hosts_are_allowed() -> None:
@@ -102,6 +108,9 @@ def test_a_password_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     try:
         with pytest.raises(urllib.error.HTTPError) as error:
             get(f"{app.local_url}config")
+        assert error.value.code == 401
+        with pytest.raises(urllib.error.HTTPError) as error:
+            get(f"{app.local_url}gradio_api/component_server/", data=b"{}")
         assert error.value.code == 401
         assert json.load(get(f"{app.local_url}health")) == {"status": "ok"}
     finally:

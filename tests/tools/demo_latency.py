@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -69,17 +68,17 @@ def main() -> None:
     served: list[float] = []
     answer = Analyzer.answer
 
-    def timed(self: Analyzer, visitor: str, sent: Mapping[str, Any], address: str) -> dict[str, Any]:
+    def timed(self: Analyzer, visitor: str, sent: Any) -> dict[str, Any]:
         started = time.thread_time()
-        view = answer(self, visitor, sent, address)
+        view = answer(self, visitor, sent)
         served.append(1000 * (time.thread_time() - started))
         return view
 
-    checkpoints = Checkpoints.find(options.model)
-    config = checkpoints.main.config
-    app = build(checkpoints)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Analyzer, "answer", timed)
+        checkpoints = Checkpoints.find(options.model)
+        config = checkpoints.main.config
+        app = build(checkpoints)
         _, url, _ = app.launch(**launch_options("127.0.0.1", None), prevent_thread_lock=True, quiet=True)
         page = Page(browser(1280, 1000), url)
         page.browser.set_script_timeout(300)

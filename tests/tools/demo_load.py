@@ -43,22 +43,24 @@ class Visitor:
     """
 
     def __init__(self, url: str, number: int) -> None:
+        url = url.rstrip("/")
         self.url, self.number = f"{url}/gradio_api", number
         self.session = uuid.uuid4().hex[:11]
         self.client = httpx.Client(timeout=600)
         config = self.client.get(f"{url}/config").json()
-        viewer = next(one["id"] for one in config["components"] if one["props"].get("elem_id") == "attention")
-        self.functions = {}
-        for one in config["dependencies"]:
-            if one["api_name"] == "attention":
-                self.functions["analyse"] = one["id"]
-            if [viewer, "click"] in one["targets"]:
-                self.functions["click"] = one["id"]
+        self.viewer = next(one["id"] for one in config["components"] if one["props"].get("elem_id") == "attention")
+        self.event = next(one["id"] for one in config["dependencies"] if one["api_name"] == "attention")
         self.tokens = 0
 
-    def call(self, function: str, data: list[Any], event: Any = None) -> dict[str, Any]:
-        """Ask as the page does, and wait for the answer."""
-        body = {"fn_index": self.functions[function], "session_hash": self.session, "data": data, "event_data": event}
+    def ask(self, what: str, **more: Any) -> dict[str, Any]:
+        """Ask as the page's script does, past the queue."""
+        body = {"component_id": self.viewer, "fn_name": "answer", "session_hash": self.session}
+        answer = self.client.post(f"{self.url}/component_server/", json={**body, "data": {"ask": what, **more}})
+        return answer.json() if answer.is_success else {"kind": "lost"}
+
+    def submit(self, data: list[Any]) -> dict[str, Any]:
+        """Analyse as the page does, and wait until it is done."""
+        body = {"fn_index": self.event, "session_hash": self.session, "data": data}
         joined = self.client.post(f"{self.url}/queue/join", json=body).raise_for_status().json()
         with self.client.stream("GET", f"{self.url}/queue/data", params={"session_hash": self.session}) as stream:
             for line in stream.iter_lines():
@@ -69,7 +71,9 @@ class Visitor:
 
     def analyse(self, text: str) -> str:
         """ "right", "lost" or "mixed up"."""
-        value = self.call("analyse", [text, "first token", "", None])
+        if self.submit([text, "first token", "", None]).get("kind") != "read":
+            return "lost"
+        value = self.ask("document", columns=1000, rows=150)
         if value.get("kind") != "document":
             return "lost"
         self.tokens = value["document"]["numTokens"]
@@ -78,12 +82,11 @@ class Visitor:
     def click(self, request: int) -> str:
         """Select a token."""
         token = request % self.tokens
-        value = self.call("click", [], {"ask": "links", "token": token, "number": request})
+        value = self.ask("links", token=token)
         if value.get("kind") != "links":
             return "lost"
         count = len(base64.b64decode(value["links"]["weights"]["codes"]))
-        right = (value["number"], value["links"]["token"], count) == (request, token, self.tokens)
-        return "right" if right else "mixed up"
+        return "right" if (value["links"]["token"], count) == (token, self.tokens) else "mixed up"
 
     def visit(self, requests: int) -> Counter[str]:
         """Ask so often, and count what came of it."""
