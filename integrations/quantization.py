@@ -87,8 +87,6 @@ class Int8Quantizer(HfQuantizer):
             replace_products(model, keep_weights=False)
             if self.quantization_config.layout > 1:
                 replace_weights(model, keep_weights=False)
-            # Scales would lose digits in a checkpoint that is loaded in half precision.
-            model._keep_in_fp32_modules_strict = {*(model._keep_in_fp32_modules_strict or ()), "weight_scale"}
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         if not self.pre_quantized:

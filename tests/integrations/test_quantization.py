@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import nn
+from transformers import Trainer, TrainingArguments
 
 import longformer_plus
 from longformer_plus.attention import global_rows
@@ -83,6 +84,8 @@ def test_which_layers_are_in_int8() -> None:
     layer = model.longformer.encoder.layer[1]
     assert layer.output.dense.zero_point == ONE_SIDED
     assert {layer.attention.output.dense.zero_point, layer.intermediate.dense.zero_point} == {CENTRED}
+    feeding = {name for name, module in model.named_modules() if getattr(module, "feeds_attention", False)}
+    assert feeding == {name for name in kinds if re.search(r"(query|key|value)$", name)}
     assert quantize(make(hidden_act="tanh")).encoder.layer[0].output.dense.zero_point == CENTRED
 
 
@@ -248,8 +251,12 @@ def test_half_precision_around_int8(tmp_path: Path) -> None:
     want = first_output(model, **inputs)
     model.save_pretrained(tmp_path)
     loaded = type(model).from_pretrained(tmp_path, dtype=torch.bfloat16)
-    layers = [module for module in loaded.modules() if isinstance(module, Int8Linear)]
-    assert {layer.weight_scale.dtype for layer in layers} == {torch.float32}
+    scales, given = (
+        [module.weight_scale for module in each.modules() if isinstance(module, Int8Linear)] for each in (loaded, model)
+    )
+    assert all(
+        scale.dtype == torch.float32 and torch.equal(scale, wanted) for scale, wanted in zip(scales, given, strict=True)
+    )
     assert loaded.dtype == torch.bfloat16
     assert float((first_output(loaded, **inputs) - want).norm() / want.norm()) < 0.05
 
@@ -277,6 +284,7 @@ def test_a_head_can_be_trained_on_it() -> None:
 def test_what_cannot_be_quantised_is_refused_by_name() -> None:
     with pytest.raises(TypeError, match="A Linear cannot be quantised"):
         quantize(nn.Linear(2, 2))  # type: ignore[type-var]
+    assert not quantize(make().train()).training
     with pytest.raises(ValueError, match="in int8 already"):
         quantize(quantize(make()))
 
@@ -286,6 +294,13 @@ def test_a_saved_model_is_neither_converted_nor_exported(tmp_path: Path) -> None
     for refused in (convert_to_longformer, onnx_export.load):
         with pytest.raises(CheckpointError, match=rf"quantised \({METHOD}\).* checkpoint that was quantised instead"):
             refused(tmp_path)
+
+
+def test_a_trainer_refuses_it(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    model = quantize(make("ForSequenceClassification"))
+    with pytest.raises(ValueError, match="fine-tuning on purely quantized models"):
+        Trainer(model, TrainingArguments(str(tmp_path), report_to="none"))
 
 
 def test_adapters_are_refused_until_they_are_merged() -> None:
@@ -298,6 +313,10 @@ def test_adapters_are_refused_until_they_are_merged() -> None:
         quantize(adapted)
     with pytest.raises(ValueError, match=r"layer\.0\.attention\.self\.query is a peft\..*Merge adapters"):
         quantize(model)
+    of_global = make()
+    peft.get_peft_model(of_global, peft.LoraConfig(target_modules=["key_global"]))
+    with pytest.raises(ValueError, match=r"layer\.0\.attention\.self\.key_global is a peft\..*Merge adapters"):
+        quantize(of_global)
     merged = adapted.merge_and_unload()
     assert is_quantized(quantize(merged))
     with pytest.raises(ValueError, match="Int8Linear"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -109,6 +111,24 @@ def test_packed_weights_are_saved_copied_and_moved(on_onednn: None) -> None:
     other(rows)
     other.load_state_dict(layer.state_dict())
     assert torch.equal(other(rows), want)
+
+
+def test_threads_pack_the_weights_once(on_onednn: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, rows, made = small_layer(), torch.randn(5, 48), []
+    want = layer(rows)
+    layer = small_layer()
+    prepack = torch.ops.onednn.qlinear_prepack
+
+    def slowly(weight: Tensor, shape: object) -> Tensor:
+        made.append(weight)
+        time.sleep(0.1)
+        return prepack(weight, shape)
+
+    monkeypatch.setattr(torch.ops.onednn, "qlinear_prepack", slowly)
+    with ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(layer, [rows] * 3))
+    assert len(made) == 1
+    assert all(torch.equal(result, want) for result in results)
 
 
 def test_half_precision_keeps_the_scales() -> None:

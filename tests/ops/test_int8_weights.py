@@ -39,6 +39,7 @@ def test_a_lookup_gives_the_rows() -> None:
     torch.testing.assert_close(kept(ids), embedding(ids), rtol=0, atol=0.02)
     assert (kept.num_embeddings, kept.embedding_dim) == (50, 13)
     assert not any(parameter.requires_grad for parameter in kept.parameters())
+    assert Int8Embedding.of(nn.Embedding(50, 13, dtype=torch.bfloat16))(ids).dtype == torch.bfloat16
     with pytest.raises(IndexError):
         kept(torch.tensor([50]))
 
