@@ -15,6 +15,7 @@ from typing import Any
 from transformers import EarlyStoppingCallback, Trainer, set_seed
 from transformers.trainer_callback import TrainerState
 
+from ..data.files import load
 from ..tasks import task_named
 from . import hub
 from .data import TaskData, prepare
@@ -44,6 +45,10 @@ def train(plan: TrainingPlan) -> dict[str, float]:
         ValueError: the plan, or a row of the data, is wrong. All rows are looked at before training starts.
     """
     plan.check()
+    if plan.evaluation:
+        # Before hours of training, and not after them.
+        for module in ("evaluate", "seqeval", "sklearn"):
+            load(module, "to evaluate", "train")
     output = Path(plan.output)
     with StopAtSignal(output) as stop, report_full_disk(output):
         checkpoint = check_folder(plan, output)

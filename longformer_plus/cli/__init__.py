@@ -20,6 +20,7 @@ from . import (
     evaluate,
     export,
     extend,
+    extras,
     info,
     merge,
     predict,
@@ -63,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.command_line = shlex.join([parser.prog, *arguments])
     try:
         return options.run(options) or 0
-    except (ModuleNotFoundError, OSError, ValueError) as error:
+    except ModuleNotFoundError as error:
+        parser.exit(2, f"{parser.prog}: error: {extras.named(error)}\n")
+    except (OSError, ValueError) as error:
         # Without the usage, which does not help where a file is wrong.
         parser.exit(2, f"{parser.prog}: error: {error}\n")

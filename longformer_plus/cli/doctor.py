@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
+from .extras import EXTRAS
+
 _DESCRIPTION = """\
 Print what a bug report needs: versions, devices, and whether each attention backend runs here, forward and backward,
 and if not, why. This runs a small model with each backend on each device.
@@ -14,14 +16,6 @@ and if not, why. This runs a small model with each backend on each device.
 
 _BACKENDS = ("eager", "sdpa", "flex_attention")
 _REQUIRED = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub")
-_EXTRAS = {
-    "bench": ("matplotlib",),
-    "demo": ("gradio",),
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "peft": ("peft",),
-    "tensorflow": ("h5py",),
-    "train": ("accelerate", "datasets", "evaluate", "seqeval"),
-}
 
 
 def add(commands: Any) -> None:
@@ -45,7 +39,7 @@ def _run(options: argparse.Namespace) -> None:
     print(f"python            {platform.python_version()} on {platform.platform()}, {sys.executable}")
     for name in _REQUIRED:
         print(f"{name:<18}{_version(name)}")
-    for extra, packages in _EXTRAS.items():
+    for extra, packages in EXTRAS.items():
         print(f"{f'extra {extra}':<18}{_extra(extra, packages)}")
     for device, description in _devices():
         print(f"{f'device {device}':<18}{description}")

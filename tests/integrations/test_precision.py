@@ -18,7 +18,7 @@ from longformer_plus.integrations.quantization import is_quantized
     [
         ({"VNNI"}, True, "int8"),
         ({"VNNI", "AVX512-BF16"}, True, "int8"),
-        ({"AMX-INT8", "AMX-BF16", "VNNI"}, True, "int8"),
+        ({"AMX-INT8", "AMX-BF16", "AVX512-BF16", "VNNI"}, True, "bfloat16"),
         ({"VNNI", "AVX512-BF16"}, False, "bfloat16"),
         ({"AVX512-BF16"}, True, "bfloat16"),
         ({"VNNI"}, False, "float32"),

@@ -49,7 +49,7 @@ def main() -> None:
     found = {
         "tokens": options.tokens,
         "processes": options.processes,
-        "threads_of_a_process": 1,
+        "threads_of_all_processes": options.threads,
         "killed_after_step": options.kill_after,
         "checkpoint_every": options.save_every,
         "torch": torch.__version__,
@@ -69,6 +69,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="the file of the numbers")
     parser.add_argument("--tokens", type=int, default=65536)
     parser.add_argument("--processes", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=4, help="of all processes together")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--kill-after", type=int, default=10, help="the step after which all processes are killed")
     parser.add_argument("--save-every", type=int, default=4)
@@ -87,12 +88,13 @@ def _run(options: argparse.Namespace, name: str, size: int, killed: bool) -> dic
     words += ["--output", output, "--max-length", options.tokens, "--max-steps", options.steps, "--batch", 1]
     words += ["--log-every", 1, "--save-every", options.save_every, "--keep", 9, "--precision", "float32"]
     words += ["--context-parallel", size]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(max(options.threads // size, 1)), "CUDA_VISIBLE_DEVICES": ""}
     start, before = time.monotonic(), _seconds_of_children()
     if killed:
-        _kill_after(_command(size, words), options.kill_after, options.folder / "killed.log")
+        _kill_after(_command(size, words), environment, options.kill_after, options.folder / "killed.log")
         words.append("--resume")
     with open(options.folder / f"{name}.log", "a") as log:
-        subprocess.run(_command(size, words), check=True, env=_environment(), stdout=log, stderr=log)  # noqa: S603
+        subprocess.run(_command(size, words), check=True, env=environment, stdout=log, stderr=log)  # noqa: S603
     state = json.loads((output / "trainer_state.json").read_text())
     found = {
         "losses": [entry["loss"] for entry in state["log_history"] if "loss" in entry],
@@ -108,20 +110,16 @@ def _command(size: int, words: list[Any]) -> list[str]:
     return [sys.executable, "-m", *map(str, [*launch, _COMMAND, *words])]
 
 
-def _environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
 def _seconds_of_children() -> float:
     """Processor time of all processes that have ended; those that are killed by others are not counted."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
-def _kill_after(command: list[str], step: int, log: Path) -> None:
+def _kill_after(command: list[str], environment: dict[str, str], step: int, log: Path) -> None:
     """Start a run, and kill all of its processes, its launcher too, as soon as it reports a step."""
     with open(log, "w") as file:
-        run = subprocess.Popen(command, env=_environment(), stdout=file, stderr=file)  # noqa: S603
+        run = subprocess.Popen(command, env=environment, stdout=file, stderr=file)  # noqa: S603
     while not re.search(rf"step {step} of", log.read_text()):
         if run.poll() is not None:
             raise RuntimeError(f"The run ended before step {step}: see {log}.")
