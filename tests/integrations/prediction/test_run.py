@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import random
+import stat
 import time
 from multiprocessing import get_context
 from pathlib import Path
@@ -221,6 +222,20 @@ def test_a_run_that_is_killed_and_resumed_writes_the_same(
         run += 1
 
 
+def test_a_file_gets_its_name_when_it_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, steps, real = tmp_path / "part", [], os.fsync
+
+    def sync(descriptor: int) -> None:
+        real(descriptor)
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        steps.append(("folder" if is_folder else os.fstat(descriptor).st_size, path.exists()))
+
+    monkeypatch.setattr(parts_module.os, "fsync", sync)
+    parts_module.write_whole(path, b"whole")
+    assert steps == [(5, False), ("folder", True)]
+    assert content(tmp_path) == {"part": b"whole"}
+
+
 def test_a_disk_that_is_full_at_any_moment(
     corpus: Path, task_checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,10 +253,11 @@ def test_a_disk_that_is_full_at_any_moment(
         real(descriptor)
 
     monkeypatch.setattr(parts_module.os, "fsync", full)
-    for _ in range(20):
+    for attempt in range(20):
         calls = 0
         with contextlib.suppress(OSError):
             predict(plan)
+            assert attempt > 2
             break
         assert not list((tmp_path / "out").glob(".*"))
     assert content(tmp_path / "out") == content(tmp_path / "whole")
