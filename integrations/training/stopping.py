@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ from .folder import last_checkpoint, remove_unfinished_checkpoints
 from .report import is_first_process
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Ctrl-C reaches all processes of a terminal, and what started them passes it on: one stop may come twice.
+_SECONDS_OF_ONE_STOP = 2.0
 _STOPPING = b"\nStopping after this step, with a checkpoint. Once more stops at once, without.\n"
 _GO_ON = "To go on, use the same command with --resume."
 
@@ -52,6 +55,7 @@ class StopAtSignal(TrainerCallback):
     def __init__(self, output: Path) -> None:
         self._output = output
         self._received = 0
+        self._since = 0.0
         self._is_training = False
         self._process = os.getpid()
         self._handlers: dict[signal.Signals, Any] = {}
@@ -69,9 +73,12 @@ class StopAtSignal(TrainerCallback):
     def _note(self, number: int, frame: Any) -> None:
         if os.getpid() != self._process:
             return  # one that prepares batches, which are needed to the end of the step
+        is_same = distributed.is_initialized() and time.monotonic() - self._since < _SECONDS_OF_ONE_STOP
+        if self._received and is_same:
+            return
         if not self._is_training or self._received:
             raise self._stopped(number)
-        self._received = number
+        self._received, self._since = number, time.monotonic()
         if is_first_process():
             os.write(sys.stderr.fileno(), _STOPPING)  # `print` may be what the signal interrupted
 

@@ -2,8 +2,7 @@
 
 python docs/results/prediction/memory.py --documents 2000
 
-Parts are small, so that both runs have batches of all sizes: what PyTorch keeps for each size of a batch grows up to a
-limit, which the smaller run has to reach as well.
+By default parts are small, so that the smaller run has batches of most sizes as well.
 """
 
 from __future__ import annotations

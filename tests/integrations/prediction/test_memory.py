@@ -1,4 +1,4 @@
-"""Memory does not grow with the number of documents."""
+"""What a part leaves free is given back."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from safetensors import SafetensorError
 from transformers import Trainer
@@ -64,6 +65,21 @@ def test_a_second_signal_stops_at_once(make_plan: Any, monkeypatch: pytest.Monke
         train(plan)
     assert stop.value.signal_number == signal.SIGTERM
     assert last_checkpoint(Path(plan.output)).name == "checkpoint-2"
+
+
+def test_one_stop_reaches_a_process_of_several_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C reaches all processes of a terminal, and torchrun passes it on to them once more."""
+    clock = [100.0]
+    monkeypatch.setattr(stopping.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: clock[0])
+    with stopping.StopAtSignal(tmp_path) as stop:
+        stop.on_train_begin(None, None, None)
+        signal.raise_signal(signal.SIGINT)
+        clock[0] += 0.5
+        signal.raise_signal(signal.SIGTERM)
+        clock[0] += 2
+        with pytest.raises(TrainingStopped):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_before_training_a_signal_stops_at_once(make_plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,3 +172,41 @@ def test_the_command_is_stopped(
     with pytest.raises(SystemExit):
         cli.main([*command[3:], "--resume", "--max-steps", "5"])
     assert "holds a run with another max_steps: it was 100000, not 5" in capsys.readouterr().err
+
+
+def stop_one(launcher: psutil.Process) -> None:
+    """Stop the second of the processes that train."""
+    workers = [each for each in launcher.children() if "longformer_plus.cli" in each.cmdline()]
+    assert len(workers) == 2
+    workers[1].send_signal(signal.SIGTERM)
+
+
+def stop_all(launcher: psutil.Process) -> None:
+    """Stop all processes, as Ctrl-C in a terminal does."""
+    os.killpg(launcher.pid, signal.SIGINT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [stop_one, stop_all, psutil.Process.terminate])
+def test_a_run_of_two_processes_is_stopped(stop: Any, tokenizer_folder: str, tmp_path: Path) -> None:
+    """Started by torchrun, whose own status is 1 where a process was stopped."""
+    source = write_rows(tmp_path / "data.jsonl", rows("text-classification"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "longformer_plus.cli", "train", "--task", "text-classification", "--train", source]
+    command += ["--config", json.dumps(model_fields()), "--tokenizer", tokenizer_folder, "--batch", "2"]
+    command += ["--output", str(tmp_path / "output"), "--max-steps", "100000", "--log-every", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, env=environment, start_new_session=True, **pipes) as process:
+        for line in process.stdout:
+            if "step 3 of" in line:
+                break
+        launcher = psutil.Process(process.pid)
+        workers = launcher.children()
+        stop(launcher)
+        shown, _ = process.communicate(timeout=90)
+    _, alive = psutil.wait_procs(workers, 10)
+    assert not alive
+    (checkpoint,) = (tmp_path / "output").glob("checkpoint-*")
+    assert {"model.safetensors", "optimizer.pt", "trainer_state.json"} <= {path.name for path in checkpoint.iterdir()}
+    assert f"{checkpoint} is the last checkpoint. To go on, use the same command with --resume." in shown
