@@ -75,9 +75,9 @@ def test_memory_grows_with_length_and_layers(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_doctor(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    from longformer_plus.cli import doctor
+    from longformer_plus.cli import doctor, extras
 
-    monkeypatch.setitem(doctor._EXTRAS, "fancy", ("no-such-package",))
+    monkeypatch.setitem(extras.EXTRAS, "fancy", ("no-such-package",))
     monkeypatch.setattr(doctor, "_BACKENDS", ("eager", "sdpa", "slow_attention"))
     printed = run(capsys, "doctor")
     assert f"longformer_plus   {longformer_plus.__version__}" in printed

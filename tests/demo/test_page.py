@@ -114,7 +114,7 @@ def test_a_visitor_who_leaves_is_forgotten(page: Page, store: VisitorStore[Analy
     def held() -> bool:
         return any("I was here." in entry.kept.document.text for entry in list(store._entries.values()))
 
-    assert held()
+    page.wait(held, 30)
     page.browser.get("about:blank")
     page.wait(lambda: not held(), 30)
 
