@@ -10,6 +10,8 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
 
+from longformer_plus.ops.memory import release_free_memory
+
 from .analysis import Analyzer
 from .api import add_api
 from .attention_tab import attention_tab
@@ -18,7 +20,6 @@ from .compare_tab import compare_tab
 from .comparison import Comparer
 from .documents import AnalysedDocument, Reader
 from .inputs import FILE_TYPES, MOST_CHARACTERS, SAMPLES, read_upload, sample
-from .memory import release_free_memory
 from .serving import serve
 from .speed_tab import speed_tab
 from .store import VisitorStore

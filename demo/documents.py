@@ -17,10 +17,10 @@ from longformer_plus.attention_maps import AttentionMaps, DocumentMaps, Units, a
 from longformer_plus.attention_maps.maps import Choice
 from longformer_plus.attention_maps.units import UnitName
 from longformer_plus.global_attention import Policy, build_global_attention_mask
+from longformer_plus.ops.memory import release_free_memory
 
 from .checkpoints import Checkpoint, Checkpoints
 from .inputs import SAMPLES, InputError, check_question, check_text, sample
-from .memory import release_free_memory
 from .opening import telling_token
 
 # The mean of a long text is between 3 and 6.

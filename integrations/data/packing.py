@@ -140,7 +140,10 @@ class TokenizedSource:
 def _definition(tokenizer: PreTrainedTokenizerBase) -> str:
     """What a tokenizer does, as text: equal for tokenizers that make the same tokens of every text."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    return backend.to_str() if backend is not None else json.dumps([repr(tokenizer), tokenizer.get_vocab()])
+    if backend is None:
+        return json.dumps([repr(tokenizer), tokenizer.get_vocab()])
+    # How the last call cut and padded is no part of it.
+    return json.dumps({**json.loads(backend.to_str()), "truncation": None, "padding": None})
 
 
 class PackedDocuments(Dataset):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from longformer_plus.ops.memory import release_free_memory
+
 from ..checkpoints import load_checkpoint, load_encoder
 from ..data.checks import MissingColumnError
 from ..data.sources import Entry, Row
-from .memory import release_free_memory
 from .plan import PredictionPlan
 from .tasks import FEATURES, PREDICTED
 

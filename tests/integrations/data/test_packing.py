@@ -99,6 +99,7 @@ def test_texts_are_tokenized_once_by_each_tokenizer(
 ) -> None:
     first = TokenizedSource(sources[0], tokenizer)
     again = copy.deepcopy(tokenizer)
+    again("other text", truncation=True, max_length=7, padding="max_length")
     monkeypatch.setattr(type(tokenizer), "__call__", lambda *_, **__: pytest.fail("The texts are tokenized again"))
     assert TokenizedSource(sources[0], again).num_tokens == first.num_tokens
     monkeypatch.undo()

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from longformer_plus.integrations.prediction import predict, predictors
-from longformer_plus.integrations.prediction.memory import release_free_memory
+from longformer_plus.ops.memory import release_free_memory
 
 from .test_run import corpus, plan_of
 

@@ -19,7 +19,9 @@ def _malloc_trim() -> Any:
 def release_free_memory() -> None:
     """Give what was freed back to the system.
 
-    glibc keeps the memory of large tensors in an arena for each thread: with a dozen visitors three times what is used.
+    glibc keeps free memory that lies between what is used, in an arena for each thread. Tensors of ever other sizes fit
+    it badly, so that without this call memory grows with the number of batches and of visitors. Other systems'
+    allocators are left to themselves.
     """
     trim = _malloc_trim()
     if trim is not None:
