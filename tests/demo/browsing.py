@@ -63,6 +63,25 @@ class Page:
             text,
         )
 
+    def click_at_rest(self, selector: str) -> None:
+        """Click what may still be on its way to its place: a box above it that unfolds moves it."""
+
+        def is_at_rest() -> bool:
+            tops = []
+            for _ in range(2):
+                time.sleep(0.1)
+                tops.append(self.one(selector).rect["y"])
+            return tops[0] == tops[1]
+
+        self.wait(is_at_rest)
+        self.one(selector).click()
+
+    def analyse(self, text: str) -> None:
+        """Show the attention of a text, and wait for it: the page may still be showing what it opened on."""
+        self.paste(text)
+        self.until_shown("attention", lambda: self.click_at_rest("#analyse"))
+        self.wait(lambda: text[:10] in self.one('#attention [data-part="text"]').get_attribute("textContent")[:20])
+
     def token(self, place: int) -> Any:
         return self.one(f'#attention [data-place="{place}"]')
 

@@ -28,8 +28,7 @@ SCRIPT = (
 
 
 def test_a_visitor_types_clicks_and_makes_a_token_global(page: Page) -> None:
-    page.paste(TEXT)
-    page.until_shown("attention", page.one("#analyse").click)
+    page.analyse(TEXT)
     assert "tokens, read in" in page.text("status")
     page.until_shown("attention", page.token(9).click)
     assert "at 9" in page.text("title")
@@ -45,8 +44,7 @@ def test_a_visitor_types_clicks_and_makes_a_token_global(page: Page) -> None:
 
 
 def test_the_keyboard_chooses_tokens_and_a_head_is_chosen(page: Page) -> None:
-    page.paste(TEXT)
-    page.until_shown("attention", page.one("#analyse").click)
+    page.analyse(TEXT)
     page.until_shown("attention", page.token(20).click)
     band = page.one('#attention [data-part="band"]')
     page.until_shown("attention", lambda: band.send_keys("\ue014"))  # the right arrow
@@ -65,8 +63,7 @@ def test_the_keyboard_chooses_tokens_and_a_head_is_chosen(page: Page) -> None:
 
 
 def test_scripts_in_a_document_do_not_run(page: Page) -> None:
-    page.paste(SCRIPT)
-    page.until_shown("attention", page.one("#analyse").click)
+    page.analyse(SCRIPT)
     page.until_shown("attention", page.token(6).click)
     assert "<script>window.harmed = 1</script>" in page.text("text")
     assert page.browser.execute_script("return window.harmed") is None
@@ -95,8 +92,7 @@ def test_a_broken_file_gets_a_message(page: Page, tmp_path: Path) -> None:
     page.open_document()
     page.one("#document-upload input[type=file], input[type=file]").send_keys(str(path))
     page.wait(lambda: any("broken" in toast.text for toast in page.all(".toast-body")))
-    page.paste("Still alive.")
-    page.until_shown("attention", page.one("#analyse").click)
+    page.analyse("Still alive.")
 
 
 def test_the_pattern_follows_its_sliders(page: Page) -> None:
@@ -108,8 +104,7 @@ def test_the_pattern_follows_its_sliders(page: Page) -> None:
 
 
 def test_a_visitor_who_leaves_is_forgotten(page: Page, store: VisitorStore[AnalysedDocument]) -> None:
-    page.paste("I was here.")
-    page.until_shown("attention", page.one("#analyse").click)
+    page.analyse("I was here.")
 
     def held() -> bool:
         return any("I was here." in entry.kept.document.text for entry in list(store._entries.values()))
@@ -120,8 +115,7 @@ def test_a_visitor_who_leaves_is_forgotten(page: Page, store: VisitorStore[Analy
 
 
 def test_links_of_a_global_token_are_global_and_counted_once(page: Page) -> None:
-    page.paste(TEXT)
-    page.until_shown("attention", page.one("#analyse").click)
+    page.analyse(TEXT)
     places = [int(one.get_attribute("data-place")) for one in page.all("#attention .text .global")]
     page.until_shown("attention", page.token(places[0]).click)
     assert page.browser.execute_script("return document.querySelector('#attention .bar i').style.width") == "0%"
@@ -136,8 +130,7 @@ def test_links_of_a_global_token_are_global_and_counted_once(page: Page) -> None
 
 
 def test_the_last_key_decides_however_late_answers_come(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    page.paste(TEXT)
-    page.until_shown("attention", page.one("#analyse").click)
+    page.analyse(TEXT)
     page.until_shown("attention", page.token(1).click)
     answer = READ["links"]
 
@@ -153,8 +146,7 @@ def test_the_last_key_decides_however_late_answers_come(page: Page, monkeypatch:
 
 
 def test_a_click_on_a_picture_leaves_the_page_where_it_is(page: Page) -> None:
-    page.paste(TEXT)
-    page.until_shown("attention", page.one("#analyse").click)
+    page.analyse(TEXT)
     page.browser.set_window_size(900, 420)
     try:
         page.browser.execute_script("document.querySelector('#attention canvas').scrollIntoView({ block: 'start' })")
@@ -217,8 +209,7 @@ def test_heads_are_shown_by_pictures_with_names_and_by_numbers(page: Page) -> No
 
 
 def test_a_token_is_found_by_its_text(page: Page) -> None:
-    page.paste(TEXT)
-    page.until_shown("attention", page.one("#analyse").click)
+    page.analyse(TEXT)
     find = page.one('#attention [data-part="find"]')
     find.send_keys("THE CAPTAIN")
     lines: list[str] = []
@@ -234,8 +225,7 @@ def test_a_token_is_found_by_its_text(page: Page) -> None:
 
 
 def test_a_document_that_the_server_lost_is_analysed_again(page: Page, store: VisitorStore[AnalysedDocument]) -> None:
-    page.paste(TEXT)
-    page.until_shown("attention", page.one("#analyse").click)
+    page.analyse(TEXT)
     for visitor in list(store._entries):
         store.free(visitor)
     page.token(9).click()
@@ -248,8 +238,7 @@ def test_a_document_that_the_server_lost_is_analysed_again(page: Page, store: Vi
 
 
 def test_sentences_phrases_and_what_the_model_would_say(page: Page) -> None:
-    page.paste(TEXT)
-    page.until_shown("attention", page.one("#analyse").click)
+    page.analyse(TEXT)
     page.wait(lambda: "captain" in page.text("text"))
     page.until_shown("attention", lambda: page.choose("unit", "sentence"))
     page.until_shown("attention", page.token(3).click)
