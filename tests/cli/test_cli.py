@@ -11,7 +11,7 @@ from longformer_plus import cli, shipped
 from longformer_plus.cli import quickstart
 
 
-@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("given", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("error")
 def test_quickstart_reads_a_document(
     given: bool, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch

@@ -57,9 +57,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "head", [head if head == "ForQuestionAnswering" else pytest.param(head, marks=pytest.mark.slow) for head in HEADS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("head", HEADS)
 @torch.no_grad()
 def test_one_graph_for_every_shape(head: str, tmp_path: Path) -> None:
     model = make(head)

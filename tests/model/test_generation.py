@@ -96,7 +96,7 @@ def test_pieces_with_a_cache_give_what_the_whole_document_gives(
     [{"do_sample": False}, {"do_sample": True, "top_k": 10}, {"num_beams": 3}, {"num_beams": 2, "do_sample": True}],
     ids=lambda how: "-".join(how),
 )
-@pytest.mark.parametrize("policy", ["none", "cls", [7, 9]])
+@pytest.mark.parametrize("policy", ["none", pytest.param("cls", marks=pytest.mark.slow), [7, 9]])
 def test_generation_with_and_without_cache_is_the_same(backend: str, how: dict, policy: str | list[int]) -> None:
     model = causal_model(attention_dilation=[1, [1, 2, 3]], global_attention=policy)
     model.set_attn_implementation(backend)

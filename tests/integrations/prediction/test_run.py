@@ -203,7 +203,7 @@ def run_and_kill(plan: PredictionPlan, seconds: float) -> tuple[bool, float]:
     return was_running, elapsed
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_and_resumed_writes_the_same(
     kills: int, corpus: Path, task_checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:

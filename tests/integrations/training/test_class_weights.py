@@ -77,6 +77,7 @@ def test_training_with_balanced_classes(
     assert first != second
 
 
+@pytest.mark.slow
 def test_a_rare_class_is_found(make_plan: Any, tmp_path: Any) -> None:
     """Of documents that say nothing of their class, all get the common one; balanced, both are as likely."""
     rare = [{"text": "a stone", "label": "rare" if index == 0 else "common"} for index in range(8)]

@@ -82,7 +82,13 @@ def test_ways_of_training(changes: dict[str, Any], make_plan: Any, plain_losses:
         assert changed != plain_losses
 
 
-@pytest.mark.parametrize("task", TASKS)
+# One task that packs its documents, one with a label for each of them, and one with a label for each word.
+ACCUMULATED = ("fill-mask", "text-classification", "token-classification")
+
+
+@pytest.mark.parametrize(
+    "task", [task if task in ACCUMULATED else pytest.param(task, marks=pytest.mark.slow) for task in TASKS]
+)
 def test_accumulated_gradient_is_that_of_the_large_batch(task: str, make_plan: Any, tokenizer_folder: str) -> None:
     """Through data, collator and Trainer, of documents of different lengths, in batches of 5, 5 and 2."""
     plan = make_plan(task, max_steps=1)
