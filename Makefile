@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run demo space docs test test-slow lint format gpu release clean
+.PHONY: run demo space docs test test-slow lint format gpu checkpoint release clean
 
 run: .venv/installed ## a long document through the checkpoint of the package, DOCUMENT=a text file or ours
 	$(BIN)/longformer-plus quickstart $(DOCUMENT)
@@ -37,6 +37,9 @@ format: .venv/installed
 # Half an hour on a machine with a GPU; stopped, it goes on where it was. BIN=where a python3 is that has torch for it.
 gpu: $(if $(filter .venv/bin,$(BIN)),.venv/installed) ## tests, benchmark and training on a GPU; see docs/examples/gpu.sh
 	PYTHON=$(BIN)/python3 bash docs/examples/gpu.sh
+
+checkpoint: .venv/installed ## the checkpoint of the package made again, from DATA=a folder of texts by way of OUT=a folder; takes hours
+	PATH="$(abspath $(BIN)):$$PATH" DATA="$(DATA)" OUT="$(OUT)" sh docs/examples/shipped/build.sh
 
 release: .venv/installed ## the wheel and the source distribution, in dist, each checked and tried in an environment of its own
 	rm -rf dist

@@ -1,6 +1,6 @@
-"""Put trained checkpoints into the package, in half precision.
+"""Put what build.sh has trained into the package, in half precision.
 
-python docs/examples/shipped/pack.py BASE TOKENIZER TASK=ADAPTER ...
+python docs/examples/shipped/pack.py OUT longformer_plus/shipped
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from transformers import AutoTokenizer
 
 from longformer_plus import LongformerPlusConfig
 
-PACKAGE = Path(__file__).parents[3] / "longformer_plus" / "shipped"
+# The folder of each task's adapter, by the name of its folder in the package.
+ADAPTERS = {"token_classification": "entities"}
 
 
 def pack_weights(source: Path, target: Path) -> None:
@@ -34,17 +35,17 @@ def pack_config(source: Path, target: Path) -> None:
     target.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def pack_base(source: Path, tokenizer: Path) -> None:
+def pack_base(source: Path, tokenizer: Path, target: Path) -> None:
     """The masked language model and its tokenizer."""
-    target = new_folder("masked_lm")
+    make_empty(target)
     pack_weights(source / "model.safetensors", target / "model.safetensors")
     pack_config(source / "config.json", target / "config.json")
     AutoTokenizer.from_pretrained(tokenizer).save_pretrained(target)
 
 
-def pack_adapter(task: str, source: Path) -> None:
+def pack_adapter(source: Path, target: Path) -> None:
     """An adapter, with the classes that it was trained for; its base is filled in where it is installed."""
-    target = new_folder(task.replace("-", "_"))
+    make_empty(target)
     pack_weights(source / "adapter_model.safetensors", target / "adapter_model.safetensors")
     pack_config(source / "model_config.json", target / "model_config.json")
     adapter = json.loads((source / "adapter_config.json").read_text(encoding="utf-8"))
@@ -52,15 +53,14 @@ def pack_adapter(task: str, source: Path) -> None:
     (target / "adapter_config.json").write_text(json.dumps(adapter, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def new_folder(name: str) -> Path:
-    """An empty folder of the package."""
-    shutil.rmtree(PACKAGE / name, ignore_errors=True)
-    (PACKAGE / name).mkdir()
-    return PACKAGE / name
+def make_empty(folder: Path) -> None:
+    """Make a folder without anything in it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
 
 
 if __name__ == "__main__":
-    base, tokenizer, *adapters = sys.argv[1:]
-    pack_base(Path(base), Path(tokenizer))
-    for task, _, folder in (each.partition("=") for each in adapters):
-        pack_adapter(task, Path(folder))
+    trained, package = map(Path, sys.argv[1:])
+    pack_base(trained / "long", trained / "tokenizer", package / "masked_lm")
+    for name, folder in ADAPTERS.items():
+        pack_adapter(trained / folder, package / name)
