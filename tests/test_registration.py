@@ -140,11 +140,14 @@ def test_half_precision_is_kept(checkpoint: tuple, head: str, tmp_path: Path) ->
     assert {p.dtype for p in ours.parameters()} == {torch.float16}
 
 
-def test_import_alone_changes_nothing_for_longformer() -> None:
+def test_import_alone_changes_nothing_for_longformer_and_leaves_out_conversion() -> None:
     code = (
-        "import transformers, longformer_plus;"
+        "import sys, transformers, longformer_plus;"
         "assert transformers.AutoModel._model_mapping[transformers.LongformerConfig] is transformers.LongformerModel;"
-        "assert type(transformers.AutoConfig.for_model('longformer')) is transformers.LongformerConfig"
+        "assert type(transformers.AutoConfig.for_model('longformer')) is transformers.LongformerConfig;"
+        "assert 'longformer_plus.conversion' not in sys.modules;"
+        "assert callable(longformer_plus.conversion.convert_to_long);"
+        "assert not hasattr(longformer_plus, 'other')"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -307,7 +307,14 @@ def test_a_fine_tuned_checkpoint_is_trained_on(make_plan: Any) -> None:
     assert len(losses(tuned)) == 4
 
 
-@pytest.mark.parametrize("task", ["token-classification", "text-generation", "fill-mask"])
+@pytest.mark.parametrize(
+    "task",
+    [
+        "text-generation",
+        pytest.param("token-classification", marks=pytest.mark.slow),
+        pytest.param("fill-mask", marks=pytest.mark.slow),
+    ],
+)
 def test_lora_trains_adapters_and_loads_in_two_lines(task: str, make_plan: Any, capsys: pytest.CaptureFixture) -> None:
     adapters = pytest.importorskip("longformer_plus.integrations.adapters")
     pretrained = train_in(make_plan("fill-mask"))
@@ -324,7 +331,14 @@ def test_lora_trains_adapters_and_loads_in_two_lines(task: str, make_plan: Any, 
         assert model.get_base_model().config.id2label == {0: "B-LOC", 1: "O"}
 
 
-@pytest.mark.parametrize("task", ["token-classification", "question-answering", "fill-mask"])
+@pytest.mark.parametrize(
+    "task",
+    [
+        "token-classification",
+        pytest.param("question-answering", marks=pytest.mark.slow),
+        pytest.param("fill-mask", marks=pytest.mark.slow),
+    ],
+)
 def test_adapters_are_trained_on(task: str, make_plan: Any) -> None:
     adapters = pytest.importorskip("longformer_plus.integrations.adapters")
     pretrained = train_in(make_plan("fill-mask"))
