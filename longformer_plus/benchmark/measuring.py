@@ -42,7 +42,8 @@ class Point:
         seconds: of every repeat, by model; "floor" is among them.
         memory: bytes at the peak beyond what was held before, by model.
         failures: why a model has no seconds, by model.
-        profile: the share of longformer_plus's time by operation, the largest first; empty without profiling.
+        profile: by model of this package, the share of its time by operation, the largest first; empty without
+            profiling.
     """
 
     workload: Workload
@@ -50,7 +51,7 @@ class Point:
     seconds: dict[str, list[float]] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
-    profile: dict[str, float] = field(default_factory=dict)
+    profile: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def median(self, name: str) -> float | None:
         """Seconds of a model or of the floor, if they were measured."""
@@ -121,9 +122,9 @@ def seconds(
     return repeat_in_turns(calls, repeats, failures, keep)
 
 
-def profile(workload: Workload, most: int = 12) -> dict[str, float]:
-    """The share of the device's time of each operation of longformer_plus in the work, the `most` largest."""
-    model = workload.model("longformer_plus")
+def profile(workload: Workload, name: str = "longformer_plus", most: int = 12) -> dict[str, float]:
+    """The share of the device's time of each operation of a model in the work, the `most` largest."""
+    model = workload.model(name)
     inputs = workload.inputs(model)
     workload.run(model, inputs)
     on_gpu = workload.device == "cuda"
@@ -241,7 +242,7 @@ class Plan:
         repeats: how often each model's time is measured.
         limits: the most tokens of a document that a model is measured with; absent models have no limit.
         with_memory: measure memory too. It is measured first, so that what does not fit is not tried in this process.
-        with_profile: profile the operations of longformer_plus.
+        with_profile: profile the operations of longformer_plus, in each of its precisions.
 
     Raises:
         ValueError: a name is unknown, or this machine cannot do it.
@@ -292,13 +293,14 @@ class Plan:
         peaks = memory(workload, models, failures) if self.with_memory else {}
         left = [name for name in models if name not in failures]
         point = partial(Point, workload, sum(workload.lengths()), memory=peaks, failures=failures)
-        shares: dict[str, float] = {}
+        shares: dict[str, dict[str, float]] = {}
         with silence():
             keep_seconds = None if keep is None else lambda so_far: keep(point(seconds=so_far))
             measured = seconds(workload, self.repeats, left, failures, keep_seconds)
-            if self.with_profile and "longformer_plus" in measured:
-                with _noting(failures, "profile"):
-                    shares = profile(workload)
+            for name in measured if self.with_profile else ():
+                if name.partition(":")[0] == "longformer_plus":
+                    with _noting(failures, f"profile of {name}"):
+                        shares[name] = profile(workload, name)
         if workload.device == "cuda":
             torch.cuda.empty_cache()
         return point(seconds=measured, profile=shares)

@@ -145,8 +145,12 @@ def _model_cells(point: Point, name: str) -> tuple[str, str]:
 
 
 def profile(point: Point) -> str:
-    """The operations of longformer_plus by share of the time, the largest first."""
-    return "  " + ", ".join(f"{name} {share:.0%}" for name, share in point.profile.items() if share >= 0.005)
+    """The operations of each model that was profiled by share of its time, the largest first; a line for each."""
+    lines = []
+    for model, shares in point.profile.items():
+        operations = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.005)
+        lines.append(f"  {model}: {operations}")
+    return "\n".join(lines)
 
 
 def _aligned(row: Sequence[str]) -> str:

@@ -37,8 +37,9 @@ examples:
           --models transformers longformer_plus modernbert --lengths 1024 4096 16384 131072 --limit transformers=16384
       a GPU filled with 131,072 tokens, whatever the length, with both backends
   longformer-plus bench --work forward --lengths 512 2048 4096 --precision float32 bfloat16 int8 --no-memory \\
-          --models transformers longformer_plus longformer_plus_onnx modernbert --json precision.json
-      what bfloat16 and int8 gain on this processor, beside transformers and ModernBERT, and in onnxruntime
+          --models transformers longformer_plus longformer_plus_onnx modernbert --profile --json precision.json
+      what bfloat16 and int8 gain on this processor, beside transformers and ModernBERT, and in onnxruntime; and what
+      their time goes to
   longformer-plus bench --from long.json --markdown --plot long.svg
       measure nothing: print what was recorded again and draw it
 """
@@ -91,7 +92,11 @@ def add(commands: Any) -> None:
         help="leave a model out of documents longer than N tokens",
     )
     add("--no-memory", action="store_true", help="time only")
-    add("--profile", action="store_true", help="print what longformer_plus spends its time with, by operation")
+    add(
+        "--profile",
+        action="store_true",
+        help="print what longformer_plus, in each precision, spends its time with, by operation",
+    )
     add("--json", type=Path, metavar="FILE", help="record in this new file what was measured, after every turn")
     add("--from", type=Path, nargs="+", dest="recorded", metavar="FILE", help="measure nothing, read recorded files")
     add("--markdown", action="store_true", help="print the table in Markdown")

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers.activations import GELUActivation
 
 from .chunking import is_bare
+from .int8 import is_bare_int8
 from .linear import apply_linear, autocast_dtype, is_plain_linear, multiply
 
 
@@ -24,9 +25,12 @@ def feed_forward(rows: Tensor, widen: nn.Module, activation: nn.Module, narrow: 
 
     Args:
         rows: (B, N, E).
-        widen, narrow: E -> I and I -> E. The weights of a plain linear layer are read; any other module is called.
+        widen, narrow: E -> I and I -> E. The weights of a plain linear layer are read; between two int8 layers the
+            activation stays in int8; any other module is called.
         activation: (..., I) -> (..., I). A plain GELU is computed here; any other module is called.
     """
+    if not torch.compiler.is_compiling() and is_bare_int8(widen) and is_bare_int8(narrow) and is_bare(activation):
+        return narrow(widen.activated(rows, activation, narrow.zero_point))
     wide = apply_linear(widen, rows)
     if (
         torch.is_grad_enabled()

@@ -9,9 +9,9 @@ Shapes: B batch, N tokens, R rows in any number of dimensions, I features in, O 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,8 @@ CENTRED = 128
 ONE_SIDED = 24
 # The step between the levels of a token whose activations are all zero.
 _SMALLEST_STEP = 1e-12
+# What a thread reads several times over before it goes on: about the size of a core's own cache.
+_CACHED_BYTES = 2**20
 
 _packing = threading.Lock()
 
@@ -56,20 +58,46 @@ def quantize_rows(rows: Tensor, zero_point: int = CENTRED) -> QuantizedRows:
         rows: (..., I). A row with a value that is not finite gives a row of results that are not finite.
         zero_point: 1 to 254: how many levels are below zero.
     """
-    flat = rows.reshape(-1, rows.shape[-1]).float()
-    highest, lowest = flat.amax(-1, keepdim=True), flat.amin(-1, keepdim=True)
+    flat = rows.reshape(-1, rows.shape[-1])
+    result = _unfilled(flat, zero_point, rows.shape)
+    for part in _parts(flat):
+        _quantize(flat[part], result, part)
+    return result
+
+
+def _unfilled(flat: Tensor, zero_point: int, shape: torch.Size) -> QuantizedRows:
+    values = torch.empty_like(flat, dtype=torch.uint8, memory_format=torch.contiguous_format)
+    return QuantizedRows(values, flat.new_empty(len(flat), 1, dtype=torch.float32), zero_point, shape)
+
+
+def _parts(flat: Tensor) -> Iterator[slice]:
+    """Consecutive rows of (R, I) that caches hold as float32."""
+    size = max(_CACHED_BYTES * torch.get_num_threads() // (4 * max(flat.shape[1], 1)), 1)
+    return (slice(start, start + size) for start in range(0, len(flat), size))
+
+
+def _quantize(rows: Tensor, into: QuantizedRows, part: slice) -> None:
+    """Quantise (r, I) rows into a part of (R, I)."""
+    rows, zero_point = rows.float(), into.zero_point
+    highest, lowest = rows.amax(-1, keepdim=True), rows.amin(-1, keepdim=True)
     step = torch.maximum(highest / (255 - zero_point), lowest / -zero_point).clamp_(min=_SMALLEST_STEP)
-    # Conversion to integers drops the fraction, so that half a level more rounds.
-    half = torch.tensor(zero_point + 0.5, device=flat.device)
-    values = torch.addcmul(half, flat, step.reciprocal()).to(torch.uint8)
-    return QuantizedRows(values, step, zero_point, rows.shape)
+    # Conversion to integers drops the fraction, so that half a level more rounds. torch's loops are vectorised with one
+    # factor of a row but not with a single number beside it, and to 16 bits but not from float to 8.
+    half = rows.new_full((rows.shape[1],), zero_point + 0.5)
+    into.values[part] = torch.addcmul(half, rows, step.reciprocal()).to(torch.int16)
+    into.step[part] = step
 
 
 def quantize_once(rows: Tensor, *layers: nn.Module) -> Tensor | QuantizedRows:
     """The (B, N, E) input of several layers: quantised if all of them are int8 layers that nobody observes."""
-    if all(type(layer) is Int8Linear and is_bare(layer) for layer in layers):
+    if all(map(is_bare_int8, layers)):
         return layers[0].quantize(rows)  # type: ignore[operator]
     return rows
+
+
+def is_bare_int8(layer: nn.Module) -> TypeGuard[Int8Linear]:
+    """Whether a layer is exactly an int8 layer that nobody observes."""
+    return type(layer) is Int8Linear and is_bare(layer)
 
 
 class Int8Linear(nn.Module):
@@ -134,14 +162,39 @@ class Int8Linear(nn.Module):
     def forward(self, rows: Tensor | QuantizedRows) -> Tensor:
         """(..., I) -> (..., O)."""
         quantized = rows if isinstance(rows, QuantizedRows) else self.quantize(rows)
-        on_cpu = quantized.values.device.type == "cpu"
-        product = self._onednn_product if on_cpu and onednn_is_exact() else self._float_product
-        result = torch.addcmul(self.bias.float(), product(quantized), quantized.step)
+        product, step = self._product(quantized), quantized.step
+        on_cpu = product.device.type == "cpu"
         dtype = torch.bfloat16 if self.feeds_attention and on_cpu and multiplies_bfloat16() else self.bias.dtype
-        return result.to(dtype).view(*quantized.shape[:-1], self.out_features)
+        result = product if dtype == product.dtype else torch.empty_like(product, dtype=dtype)
+        bias = self.bias.float()
+        for part in _parts(product):
+            torch.addcmul(bias, product[part], step[part], out=result[part])
+        return result.view(*quantized.shape[:-1], self.out_features)
+
+    @torch.compiler.disable
+    def activated(self, rows: Tensor, activation: Callable[[Tensor], Tensor], zero_point: int) -> QuantizedRows:
+        """(..., I) -> (..., O) after an activation, quantised for the layer that reads it.
+
+        Args:
+            rows: (..., I).
+            activation: of single features: it is called with some rows at a time.
+            zero_point: of the result.
+        """
+        quantized = self.quantize(rows)
+        product, step, bias = self._product(quantized), quantized.step, self.bias.float()
+        result = _unfilled(product, zero_point, torch.Size((*rows.shape[:-1], self.out_features)))
+        for part in _parts(product):
+            wide = torch.addcmul(bias, product[part], step[part], out=product[part])
+            _quantize(activation(wide), result, part)
+        return result
+
+    def _product(self, rows: QuantizedRows) -> Tensor:
+        """(R, I) -> (R, O) float32, to be multiplied by the rows' steps."""
+        on_onednn = rows.values.device.type == "cpu" and onednn_is_exact()
+        return self._onednn_product(rows) if on_onednn else self._float_product(rows)
 
     def _onednn_product(self, rows: QuantizedRows) -> Tensor:
-        """(R, I) -> (R, O) float32, to be multiplied by the rows' steps."""
+        """`_product` of the integers."""
         with _packing:
             if self._packed is None:
                 self._packed = torch.ops.onednn.qlinear_prepack(self.weight, None)
@@ -150,7 +203,7 @@ class Int8Linear(nn.Module):
         return _multiply(rows.values, rows.zero_point, packed, self.weight_scale)
 
     def _float_product(self, rows: QuantizedRows) -> Tensor:
-        """(R, I) -> (R, O) float32, as `_onednn_product`, from the weights in float for the time of the product."""
+        """`_product` from the weights in float for the time of the product."""
         self._unpack()
         integers = rows.values.float().sub_(rows.zero_point)
         return F.linear(integers, self.weight.float()).mul_(self.weight_scale)

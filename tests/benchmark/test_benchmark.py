@@ -220,7 +220,7 @@ def test_what_was_measured_of_a_row_is_kept_when_the_run_ends_in_it(
 
 
 def test_only_the_row_of_a_floor_that_fails_misses_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(workload: Workload) -> None:
+    def fail(*_: object) -> None:
         raise MemoryError("no room")
 
     monkeypatch.setattr(Workload, "floor", fail)
@@ -228,7 +228,19 @@ def test_only_the_row_of_a_floor_that_fails_misses_it(monkeypatch: pytest.Monkey
     work = Workload(8, "forward", num_layers=1)
     point = Plan([work], ["longformer_plus"], 1, with_memory=False, with_profile=True).measure(work)
     assert set(point.seconds) == {"longformer_plus"}
-    assert point.failures == dict.fromkeys(["floor", "profile"], "out of memory: no room")
+    assert point.failures == dict.fromkeys(["floor", "profile of longformer_plus"], "out of memory: no room")
+
+
+def test_each_precision_is_profiled_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = ["transformers", "longformer_plus", "longformer_plus:int8"]
+    monkeypatch.setattr(benchmark, "seconds", lambda *_: {name: [1.0] for name in models})
+    work = Workload(64, "forward", num_layers=1)
+    point = Plan([work], models, 1, with_memory=False, with_profile=True).measure(work)
+    assert list(point.profile) == models[1:]
+    assert "aten::addcmul" not in point.profile["longformer_plus"]
+    assert 0 < point.profile["longformer_plus:int8"]["aten::addcmul"] < 1
+    lines = report.profile(point).splitlines()
+    assert [line.partition(": ")[0].strip() for line in lines] == models[1:]
 
 
 def test_models_in_onnx_need_its_packages_and_the_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:

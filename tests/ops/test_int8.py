@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.activations import GELUActivation
 
-from longformer_plus.ops import int8, processor
+from longformer_plus.ops import feed_forward, int8, processor
 from longformer_plus.ops.int8 import CENTRED, ONE_SIDED, Int8Linear, quantize_once, quantize_rows
 
 
@@ -62,6 +63,30 @@ def test_a_row_does_not_depend_on_the_others() -> None:
     rows = torch.randn(4, 6, 48)
     rows[2] *= 1000
     assert torch.equal(layer(rows)[1, 3:5], layer(rows[1, 3:5]))
+
+
+@pytest.mark.parametrize("in_bfloat16", [False, True])
+def test_rows_do_not_depend_on_the_pieces_that_they_are_in(in_bfloat16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8, "multiplies_bfloat16", lambda: in_bfloat16)
+    widen, narrow = Int8Linear.of(linear(), feeds_attention=True), Int8Linear.of(linear(20, 48), ONE_SIDED)
+    rows, activation = torch.randn(2, 37, 48), GELUActivation()
+    whole = widen(rows), feed_forward(rows, widen, activation, narrow)
+    monkeypatch.setattr(int8, "_CACHED_BYTES", 4 * 48 * 5)
+    for want, have in zip(whole, (widen(rows), feed_forward(rows, widen, activation, narrow)), strict=True):
+        assert torch.equal(have, want)
+
+
+def test_the_activation_stays_in_int8_unless_it_is_observed() -> None:
+    widen, narrow = Int8Linear.of(linear()), Int8Linear.of(linear(20, 48), ONE_SIDED)
+    rows, activation = torch.randn(2, 5, 48), GELUActivation()
+    want = narrow(activation(widen(rows)))
+    assert torch.equal(feed_forward(rows, widen, activation, narrow), want)
+    for module, shape in ((activation, (2, 5, 20)), (narrow, (2, 5, 20)), (widen, (2, 5, 48))):
+        seen: list[torch.Size] = []
+        hook = module.register_forward_pre_hook(lambda module, inputs, seen=seen: seen.append(inputs[0].shape))
+        assert torch.equal(feed_forward(rows, widen, activation, narrow), want)
+        assert seen == [shape]
+        hook.remove()
 
 
 def test_values_that_are_not_finite_stay_in_their_row() -> None:
