@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from longformer_plus import LongformerPlusForMaskedLM
-from longformer_plus.attention_maps import contributions, gradient_times_input, logit_lens, mask_of, to_html
+from longformer_plus.attention_maps import contributions, gradient_times_input, logit_lens, to_html
 
 from .documents import AnalysedDocument
 from .inputs import InputError
@@ -79,7 +79,7 @@ def _contributions(analysed: AnalysedDocument, question: Question) -> Tensor:
         raise InputError(
             f"The norms of at most {MOST_CONTRIBUTING} tokens can be shown at once. Choose a smaller part."
         )
-    maps, total = analysed.document.maps, torch.zeros(analysed.document.maps.num_tokens)
+    maps, total = analysed.maps_with_values, torch.zeros(analysed.document.maps.num_tokens)
     # A few at a time: each is a row of all heads.
     for some in torch.arange(question.first, question.last + 1).split(8):
         if question.direction == "to":
@@ -96,15 +96,15 @@ def _gradient(analysed: AnalysedDocument, question: Question) -> Tensor:
         if isinstance(model, LongformerPlusForMaskedLM):
             return gradient_times_input(
                 model.longformer,
-                _inputs(analysed),
+                analysed.inputs,
                 lambda outputs: model.lm_head(outputs.last_hidden_state[0, question.tokens]).amax(-1).sum(),
             )
-        return gradient_times_input(model, _inputs(analysed), lambda outputs: _scalar_of(outputs, question.tokens))
+        return gradient_times_input(model, analysed.inputs, lambda outputs: _scalar_of(outputs, question.tokens))
 
 
 def _lens(analysed: AnalysedDocument, question: Question) -> dict[str, Any]:
     """The words that a masked language model would say at a token, layer by layer."""
-    inputs, tokenizer = _inputs(analysed), analysed.checkpoint.tokenizer
+    inputs, tokenizer = analysed.inputs, analysed.checkpoint.tokenizer
     if question.is_masked:
         inputs["input_ids"] = inputs["input_ids"].clone()
         inputs["input_ids"][0, question.first] = tokenizer.mask_token_id
@@ -114,11 +114,6 @@ def _lens(analysed: AnalysedDocument, question: Question) -> dict[str, Any]:
         found = logit_lens(model, inputs, question.first)
     rows = [[[str(tokenizer.decode([word])), round(value, 4)] for word, value in words] for words in found]
     return {"kind": "lens", "token": question.first, "masked": question.is_masked, "rows": rows}
-
-
-def _inputs(analysed: AnalysedDocument) -> dict[str, Tensor]:
-    ids = analysed.input_ids
-    return {"input_ids": ids, "global_attention_mask": mask_of(analysed.global_positions, ids.shape[1])}
 
 
 def _scalar_of(outputs: Any, tokens: slice) -> Tensor:
@@ -136,14 +131,19 @@ def _by(measure: Callable[[AnalysedDocument, Question], Tensor]) -> Answer:
     return lambda analysed, question: _links(analysed, question, measure(analysed, question))
 
 
+def _norm(analysed: AnalysedDocument, question: Question) -> dict[str, Any]:
+    """The norms where they can be read; otherwise the page asks for them as for what runs the model."""
+    return RUN["norm"](analysed, question) if analysed.has_values else {"kind": "run"}
+
+
 # What is read from what is kept, and what runs the document's model.
 READ: dict[str, Answer] = {
     "document": _document,
     "layer": _layer,
     "links": _links,
     "rollout": _by(_rollout),
-    "norm": _by(_contributions),
+    "norm": _norm,
     "heads": _heads,
     "page": _page,
 }
-RUN: dict[str, Answer] = {"gradient": _by(_gradient), "lens": _lens}
+RUN: dict[str, Answer] = {"gradient": _by(_gradient), "lens": _lens, "norm": _by(_contributions)}

@@ -13,7 +13,16 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from longformer_plus.attention_maps import AttentionMaps, DocumentMaps, Units, attention_maps, average
+from longformer_plus.attention_maps import (
+    AttentionMaps,
+    DocumentMaps,
+    Units,
+    add_values,
+    attention_maps,
+    average,
+    mask_of,
+    num_value_bytes,
+)
 from longformer_plus.attention_maps.maps import Choice
 from longformer_plus.attention_maps.units import UnitName
 from longformer_plus.global_attention import Policy, build_global_attention_mask
@@ -86,10 +95,30 @@ class AnalysedDocument:
         found = {name: Units.find(document.text, document.offsets, name) for name in get_args(UnitName)}
         return {**found, "part": Units.of(document.parts)} if self.source.question else found
 
+    @cached_property
+    def maps_with_values(self) -> AttentionMaps:
+        """Its attention with what norms need; the first call runs the model, others wait for it."""
+        with self.checkpoint.running() as model:
+            # Who waited for the model finds what the other one made.
+            made: AttentionMaps | None = self.__dict__.get("maps_with_values")
+            return add_values(self.document.maps, model.base_model, self.inputs) if made is None else made
+
+    @property
+    def has_values(self) -> bool:
+        """Whether the norms can be read without running the model."""
+        return "maps_with_values" in self.__dict__
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """(1, N) each, what the model was given."""
+        mask = mask_of(self.global_positions, self.input_ids.shape[1])
+        return {"input_ids": self.input_ids, "global_attention_mask": mask}
+
     @property
     def num_bytes(self) -> int:
-        """What is held for the visitor."""
-        return self.document.maps.num_bytes + self.average.num_bytes + len(self.document.text)
+        """What is held for the visitor, with the values, which may be asked for at any time."""
+        maps = self.document.maps
+        return maps.num_bytes + num_value_bytes(maps) + self.average.num_bytes + len(self.document.text)
 
     def choose(self, layer: int | None, head: int | None) -> tuple[AttentionMaps, Choice, Choice]:
         """The maps to ask for a layer and a head, None for all, and what they are called there."""
@@ -148,7 +177,6 @@ class Reader:
                 first,
                 global_positions=global_positions,
                 second_text=second,
-                with_values=True,
             )
         mean = average(document.maps)
         release_free_memory()

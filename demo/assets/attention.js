@@ -40,8 +40,10 @@ async function ask(what, more = {}) {
     askedForPictures = asked;
     Object.assign(question, pixels(), { withSelf: $("with-self").checked });
   }
-  if (RUNS_MODEL.includes(what)) trigger("submit", question);
-  else take(await answerTo(question));
+  const answer = RUNS_MODEL.includes(what) ? { kind: "run" } : await answerTo(question);
+  // The norms are read once the model has made them.
+  if (answer.kind === "run") trigger("submit", question);
+  else take(answer);
 }
 
 // As fine as the canvas can show it: on most screens a quarter of what there is.

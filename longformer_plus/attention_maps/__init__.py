@@ -7,13 +7,13 @@ windows and the global rows, in 8 or 16 bits a weight, and answer from them.
 from .averages import average
 from .behaviour import Behaviour, head_behaviour
 from .comparison import align, head_changes
-from .contributions import contributions
+from .contributions import contributions, num_value_bytes
 from .exports import for_bertviz, strongest_links, to_html, to_numpy, to_pandas
 from .lens import logit_lens
 from .maps import AttentionMaps, Link, Links
 from .notebook import Shown, show
 from .pictures import Picture, band, band_picture, global_picture
-from .recording import DocumentMaps, attention_maps, mask_of, record
+from .recording import DocumentMaps, add_values, attention_maps, mask_of, record
 from .saliency import gradient_times_input
 from .units import Units, unit_attention
 from .words import Words, by_character
@@ -28,6 +28,7 @@ __all__ = [
     "Shown",
     "Units",
     "Words",
+    "add_values",
     "align",
     "attention_maps",
     "average",
@@ -42,6 +43,7 @@ __all__ = [
     "head_changes",
     "logit_lens",
     "mask_of",
+    "num_value_bytes",
     "record",
     "show",
     "strongest_links",

@@ -47,6 +47,12 @@ def contributions(
     return total / len(chosen)
 
 
+def num_value_bytes(maps: AttentionMaps) -> int:
+    """What the values of all layers take in memory, whether the maps hold them or not."""
+    kinds = 2 if len(maps.layout.global_positions) else 1
+    return sum(4 * kinds * maps.num_tokens * layer.num_heads**2 for layer in maps.layers)
+
+
 def value_products(value: nn.Module, output: nn.Module, hidden_states: Tensor, num_heads: int) -> Tensor:
     """The inner products of what the heads carry from each token: with them the norm of any sum of it is known.
 

@@ -165,6 +165,42 @@ def record(
     return outputs, AttentionMaps(layers)
 
 
+@torch.no_grad()
+def add_values(maps: AttentionMaps, model: nn.Module, inputs: Mapping[str, Tensor]) -> AttentionMaps:
+    """The attention that was recorded of a document, with what `contributions` needs: the model runs once more.
+
+    Args:
+        maps: of `record`, with the same model and inputs.
+        model, inputs: as of `record`.
+
+    Returns:
+        Maps that share the weights with those given.
+
+    Raises:
+        ValueError: the model has another number of layers than the maps.
+    """
+    blocks = [module for module in model.modules() if isinstance(module, LongformerPlusAttentionBlock)]
+    if len(blocks) != maps.num_layers:
+        raise ValueError(
+            f"The maps have {maps.num_layers} layers, the model has {len(blocks)}. Pass the model that they are of."
+        )
+    layers: list[LayerMaps] = []
+
+    def keep(block: nn.Module, inputs: tuple[Any, ...]) -> None:
+        layers.append(_with_values(maps.layers[len(layers)], block, inputs[0][0]))  # type: ignore[arg-type]
+
+    was_training = model.training
+    model.eval()
+    hooks = [block.register_forward_pre_hook(keep) for block in blocks]
+    try:
+        model(**inputs, return_dict=True)
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return AttentionMaps(layers)
+
+
 def _with_values(layer: LayerMaps, block: LongformerPlusAttentionBlock, hidden_states: Tensor) -> LayerMaps:
     """The layer with the products of its values, made of its input (N, E)."""
     attention, output = block.self, block.output.dense

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from longformer_plus import LongformerPlusForMaskedLM, LongformerPlusModel
-from longformer_plus.attention_maps import AttentionMaps, contributions, logit_lens, record
+from longformer_plus.attention_maps import (
+    AttentionMaps,
+    add_values,
+    contributions,
+    logit_lens,
+    num_value_bytes,
+    record,
+)
 
 from ..cases import small_config, spread
 
@@ -57,9 +64,13 @@ def test_contributions_are_the_norms_of_what_the_heads_carry(global_positions: l
         torch.testing.assert_close(some, expected[[0, 5, 11]][:, [4, 11]], atol=1e-6, rtol=1e-4)
     both = contributions(maps, rows=5)
     torch.testing.assert_close(both, (contributions(maps, 0, rows=5) + contributions(maps, 1, rows=5)) / 2)
-    assert maps.num_bytes > record(model, inputs, 32)[1].num_bytes
+    weights = record(model, inputs, 32)[1]
+    assert maps.num_bytes - weights.num_bytes == num_value_bytes(weights) > 0
+    torch.testing.assert_close(contributions(add_values(weights, model, inputs)), contributions(maps))
     with pytest.raises(ValueError, match="with_values=True"):
-        contributions(record(model, inputs)[1])
+        contributions(weights)
+    with pytest.raises(ValueError, match="The maps have 1 layers, the model has 2"):
+        add_values(AttentionMaps(weights.layers[:1]), model, inputs)
 
 
 @torch.no_grad()

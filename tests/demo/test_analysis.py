@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 pytest.importorskip("gradio")
 
-from longformer_plus.attention_maps import contributions, unit_attention
+from longformer_plus.attention_maps import contributions, num_value_bytes, unit_attention
 from longformer_plus.demo.analysis import Analyzer
 from longformer_plus.demo.checkpoints import Checkpoint, Checkpoints
 from longformer_plus.demo.documents import POLICIES, AnalysedDocument, Reader, Source
@@ -70,7 +71,7 @@ def test_each_question_has_its_own_answer(layer: int, head: int, analyzer: Analy
     view = shown(analyzer, "a", Source(TEXT, "first token"))
 
     def ask(what: str) -> dict[str, Any]:
-        find = analyzer.run if what == "gradient" else analyzer.answer
+        find = analyzer.run if what in ("gradient", "norm") else analyzer.answer
         answer = find("a", {"ask": what, "token": 5, "layer": layer, "head": head})
         json.dumps(answer, allow_nan=False)
         return answer
@@ -332,10 +333,34 @@ def test_norms_of_long_selections_are_refused(analyzer: Analyzer, monkeypatch: p
     analyzer.analyse("a", Source(TEXT))
     kept = analyzer.store.get("a")
     assert kept is not None
-    answer = analyzer.answer("a", {"ask": "norm", "token": 2, "last": 21, "layer": 1, "head": 2})
+    answer = analyzer.run("a", {"ask": "norm", "token": 2, "last": 21, "layer": 1, "head": 2})
     expected = (
-        contributions(kept.document.maps, 1, 2, rows=slice(2, 22)).mean(0).index_fill(0, torch.arange(2, 22), 0.0)
+        contributions(kept.maps_with_values, 1, 2, rows=slice(2, 22)).mean(0).index_fill(0, torch.arange(2, 22), 0.0)
     )
     assert answer["links"]["weights"]["largest"] == pytest.approx(float(expected.max()), abs=1e-6)
     with pytest.raises(InputError, match="at most 20 tokens"):
         analyzer.answer("a", {"ask": "norm", "token": 2, "last": 22})
+
+
+def test_norms_run_the_model_once_for_all_who_ask_and_were_counted_before(analyzer: Analyzer) -> None:
+    for visitor in ("a", "b"):
+        analyzer.open(visitor)
+    kept = analyzer.store.get("a")
+    assert kept is not None
+    assert kept is analyzer.store.get("b")
+    runs: list[str] = []
+    with kept.checkpoint.running() as model:
+        hook = model.register_forward_pre_hook(lambda *_: runs.append("head"))
+        encoder_hook = model.base_model.register_forward_pre_hook(lambda *_: runs.append("encoder"))
+    question, before = {"ask": "norm", "token": 5}, kept.num_bytes
+    assert analyzer.answer("a", question) == {"kind": "run"}
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda visitor: analyzer.run(visitor, question), ("a", "b"))
+    hook.remove()
+    encoder_hook.remove()
+    assert runs == ["encoder"]
+    assert one == other == analyzer.answer("a", question)
+    weights = kept.document.maps
+    assert kept.num_bytes == before
+    assert kept.maps_with_values.num_bytes - weights.num_bytes == num_value_bytes(weights) > 0
+    assert kept.maps_with_values.layers[0].local is weights.layers[0].local
