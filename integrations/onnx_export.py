@@ -8,11 +8,12 @@ Shapes: B batch, C choices, N tokens, G global tokens.
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -298,5 +299,13 @@ def _convert(
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program.")
     for node in program.model.graph.all_nodes():
+        if (module := _module_of(node.metadata_props)) and node.name:
+            node.name = f"{module}/{node.name}"
         node.metadata_props.clear()  # stack traces, with paths of this machine: half of a small file
     return program
+
+
+def _module_of(metadata: Mapping[str, str]) -> str:
+    """The name of the module whose forward a node is from, such as "model.pooler.dense"; "" if torch does not say."""
+    scopes = ast.literal_eval(metadata.get("pkg.torch.onnx.name_scopes", "[]"))
+    return str(scopes[-2]) if len(scopes) > 1 else ""

@@ -12,10 +12,10 @@ from longformer_plus.ops.processor import processor_features
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-# A product is known by the bias that is added to it: the exporter gives weights that it transposes a number for a name.
-_BIAS = re.compile(
-    r"encoder\.layer\.\d+\.(attention\.self\.(query|key|value)|attention\.output\.dense|intermediate\.dense|output\.dense)"
-    r"\.bias$"
+# `export_onnx` names nodes by their modules. Weights and biases have no names of their own: the exporter numbers those
+# that it transposes, and keeps equal ones once.
+_PRODUCT = re.compile(
+    r"encoder\.layer\.\d+\.(attention\.self\.(query|key|value)|attention\.output\.dense|intermediate\.dense|output\.dense)/"
 )
 
 
@@ -26,7 +26,7 @@ def quantize_graph(graph: Path, output: Path, external_data: bool = False) -> No
     of them, weights have 7 bits: right everywhere, and a little coarser.
 
     Args:
-        graph: what `torch.onnx.export` wrote.
+        graph: what `export_onnx` wrote.
         output: the file to write.
         external_data: put the weights into `<output>.data`.
 
@@ -65,10 +65,4 @@ def quantize_graph(graph: Path, output: Path, external_data: bool = False) -> No
 
 def layer_products(model: ModelProto) -> list[str]:
     """The names of the nodes that multiply by the weights of the layers' projections and feed-forward."""
-    biased = {
-        name
-        for node in model.graph.node
-        if node.op_type == "Add" and any(map(_BIAS.search, node.input))
-        for name in node.input
-    }
-    return [node.name for node in model.graph.node if node.op_type == "MatMul" and biased & set(node.output)]
+    return [node.name for node in model.graph.node if node.op_type == "MatMul" and _PRODUCT.search(node.name)]

@@ -214,6 +214,9 @@ def test_int8(tmp_path: Path) -> None:
     import onnx
 
     model = small_model("ForTokenClassification")
+    for name, bias in model.longformer.encoder.layer[0].named_parameters():
+        if name.endswith("bias"):
+            bias.zero_()  # the exporter keeps equal ones once, by one name
     path = tmp_path / "model.onnx"
     exported = export_onnx(model, path, int8=True)
     assert exported.largest_difference > 1e-4

@@ -4,7 +4,8 @@ python docs/results/quantization/passes.py RESULT.json
 
 A layer of base size with random weights, one global token, without gradients. The products are replaced by tensors of
 their shape that are there already, so that the rest of the time is seen on every processor. With `--with-products` the
-operator multiplies, also where its sums overflow: the times are those of exact products, the numbers are not.
+operator multiplies, also where its sums overflow: the times are those of exact products, the numbers are not. Times are
+of one thread on the processor, in turns: what other programs take is not in them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from longformer_plus.benchmark.measuring import environment, repeat_in_turns
+from longformer_plus.benchmark.measuring import environment
 from longformer_plus.benchmark.workloads import Workload
 from longformer_plus.model.layers import LongformerPlusLayer
 from longformer_plus.ops import int8, quantize_once
@@ -32,12 +34,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("result", type=Path)
     parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 4096])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=21)
     parser.add_argument("--with-products", action="store_true")
     parser.add_argument("--float32-attention", action="store_true", help="also where the processor has bfloat16")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)
     int8.onednn_is_exact = lambda: True
     int8.multiplies_bfloat16 = lambda: not options.float32_attention
     if not options.with_products:
@@ -45,13 +46,25 @@ def main() -> None:
     result = {**environment(), "products": options.with_products, "milliseconds": {}}
     for length in options.lengths:
         with torch.no_grad():
-            seconds = repeat_in_turns(parts(length), options.repeats)
+            seconds = in_turns(parts(length), options.repeats)
         result["milliseconds"][length] = {
             name: {"median": round(1e3 * statistics.median(times), 2), "least": round(1e3 * min(times), 2)}
             for name, times in seconds.items()
         }
         print(length, result["milliseconds"][length], flush=True)
         options.result.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def in_turns(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of the processor for each call; the first turn is not measured."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(repeats + 1):
+        for name, call in calls.items():
+            start = time.thread_time()
+            call()
+            if turn:
+                seconds[name].append(time.thread_time() - start)
+    return seconds
 
 
 class Products:
