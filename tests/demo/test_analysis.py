@@ -291,6 +291,10 @@ def test_a_sentence_is_answered_by_sentences(analyzer: Analyzer, direction: str)
     # What stays inside is told apart, unless it is asked for.
     assert first not in [start for start, *_ in answer["links"]["strongest"]]
     assert answer["links"]["own"] > 0
+    # A global token counts as global alone.
+    local, global_ = answer["links"]["local"], answer["links"]["global"]
+    assert local + global_ == pytest.approx(answer["links"]["total"], rel=1e-5)
+    assert min(local, global_) > 0
     assert len(answer["flow"]["starts"]) == len(units)
     assert answer["flow"]["weights"]["largest"] == pytest.approx(float(table.fill_diagonal_(0).max()), abs=1e-4)
     assert first in [start for start, *_ in analyzer.answer("a", {**question, "withSelf": True})["links"]["strongest"]]

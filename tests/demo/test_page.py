@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from longformer_plus import LongformerPlusModel
 from longformer_plus.attention_maps import attention_maps, show
-from longformer_plus.demo.answers import READ
+from longformer_plus.demo.answers import READ, RUN, Answer
 from longformer_plus.demo.documents import AnalysedDocument
 from longformer_plus.demo.questions import Question
 from longformer_plus.demo.store import VisitorStore
@@ -139,10 +139,45 @@ def test_the_last_key_decides_however_late_answers_come(page: Page, monkeypatch:
         return answer(analysed, question)
 
     monkeypatch.setitem(READ, "links", late)
+    page.browser.execute_script(
+        "const title = document.querySelector('#attention [data-part=\"title\"]'); window.titles = [];"
+        "new MutationObserver(() => window.titles.push(title.textContent)).observe(title, { childList: true })"
+    )
     page.one('#attention [data-part="text"]').send_keys("\ue014" * 12)
     time.sleep(1.6)
     assert "at 13" in page.text("title")
+    # None of the late answers was shown in between.
+    shown = [int(title.rsplit("at ", 1)[1].split(",")[0]) for title in page.browser.execute_script("return titles")]
+    assert shown == sorted(shown)
     assert page.one("#attention .text .chosen").get_attribute("data-place") == "13"
+
+
+def test_late_pictures_and_late_results_of_the_model_change_nothing(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page.analyse(TEXT)
+    page.until_shown("attention", page.token(5).click)
+    pictures, gradient, came = READ["layer"], RUN["gradient"], []
+
+    def late(answer: Answer, is_slow: bool, analysed: AnalysedDocument, question: Question) -> dict[str, Any]:
+        if is_slow:
+            time.sleep(0.8)
+        came.append(question.ask)
+        return answer(analysed, question)
+
+    monkeypatch.setitem(READ, "layer", lambda kept, asked: late(pictures, asked.layer == 0, kept, asked))
+    monkeypatch.setitem(RUN, "gradient", lambda kept, asked: late(gradient, True, kept, asked))
+    page.choose("layer", "0")
+    page.choose("layer", "1")
+    page.wait(lambda: len(came) == 2)
+    time.sleep(0.3)
+    assert page.one('#attention [data-part="layer"]').get_attribute("value") == "1"
+    page.choose("measure", "gradient")
+    page.choose("measure", "links")
+    page.token(9).click()
+    page.wait(lambda: "gradient" in came)
+    time.sleep(0.5)
+    assert "at 9" in page.text("title")
 
 
 def test_a_click_on_a_picture_leaves_the_page_where_it_is(page: Page) -> None:
