@@ -26,7 +26,7 @@ class Page:
     def one(self, selector: str) -> Any:
         return self.all(selector)[0]
 
-    def wait(self, condition: Callable[[], Any], seconds: float = 20) -> Any:
+    def wait(self, condition: Callable[[], Any], seconds: float = 60) -> Any:
         deadline = time.monotonic() + seconds
         while not (found := condition()):
             assert time.monotonic() < deadline, "the page did not change in time"
@@ -39,7 +39,7 @@ class Page:
             self.browser.execute_script(f"return document.querySelector('#{viewer} [data-shown]')?.dataset.shown ?? 0")
         )
 
-    def until_shown(self, viewer: str, act: Callable[[], object], seconds: float = 20) -> None:
+    def until_shown(self, viewer: str, act: Callable[[], object], seconds: float = 60) -> None:
         before = self.shown(viewer)
         act()
         self.wait(lambda: self.shown(viewer) > before, seconds)
