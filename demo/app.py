@@ -27,7 +27,7 @@ from .task_tabs import fill_tab, task_tabs
 from .viewer import viewer
 from .visitors import MOST_WAITING, show_input_errors
 
-# For all visitors together; a document of 4096 tokens at base size takes 0.4 GB. What was not used for longest goes.
+# For all visitors together; a document of 4096 tokens at base size takes 0.6 GB. What was not used for longest goes.
 MOST_HELD_BYTES = 2_000_000_000
 TITLE = "What a Longformer looks at"
 

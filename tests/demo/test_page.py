@@ -118,10 +118,12 @@ def test_links_of_a_global_token_are_global_and_counted_once(page: Page) -> None
     page.analyse(TEXT)
     places = [int(one.get_attribute("data-place")) for one in page.all("#attention .text .global")]
     page.until_shown("attention", page.token(places[0]).click)
+    page.wait(lambda: f"at {places[0]}," in page.text("title"))
     assert page.browser.execute_script("return document.querySelector('#attention .bar i').style.width") == "0%"
     assert len(page.all('#attention [data-part="links"] tr.global')) == 16
     place = places[0] + 1
     page.until_shown("attention", page.token(place).click)
+    page.wait(lambda: page.text("title").endswith(f"at {place}"))
     # The widest window has 8 tokens on each side; those that are global are counted beside it.
     inside = 17 - sum(abs(one - place) <= 8 for one in places)
     assert 0 < inside < 17
