@@ -57,11 +57,18 @@ class Page:
     def paste(self, text: str) -> None:
         """Put a text into the document's box at once: keys take a hundredth of a second each."""
         self.open_document()
-        self.browser.execute_script(
-            "const area = document.querySelector('#document-text textarea'); area.value = arguments[0];"
-            "area.dispatchEvent(new Event('input', { bubbles: true }))",
-            text,
-        )
+
+        def stays() -> bool:
+            self.browser.execute_script(
+                "const area = document.querySelector('#document-text textarea'); area.value = arguments[0];"
+                "area.dispatchEvent(new Event('input', { bubbles: true }))",
+                text,
+            )
+            # A moment after it has appeared the box sets its sample once more.
+            time.sleep(0.3)
+            return self.one("#document-text textarea").get_attribute("value") == text
+
+        self.wait(stays)
 
     def click_at_rest(self, selector: str) -> None:
         """Click what may still be on its way to its place: a box above it that unfolds moves it."""
