@@ -21,6 +21,9 @@ MODEL="{\"hidden_size\": 256, \"num_hidden_layers\": $LAYERS, \"num_attention_he
 ENTITIES=$DATA/token_classification
 mkdir -p "$OUT/scores"
 
+# Ctrl-C ends the step, which saves where it is; the script then notes its seconds and ends.
+trap : INT
+
 # stage NAME COMMAND...: do it unless it is done, and note the seconds, also of a part that was stopped.
 stage() {
   name=$1
