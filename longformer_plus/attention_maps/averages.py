@@ -29,12 +29,13 @@ def average(maps: AttentionMaps, layers: Choice = None, heads: Choice = None, bi
     cut = max(reach - (maps.num_tokens - 1), 0)
     windows = windows[:, cut : windows.shape[1] - cut]
     num_global = len(maps.layout.global_positions)
-    chosen = [(maps.layers[layer], head) for layer in maps.choose_layers(layers) for head in maps.choose_heads(heads)]
+    chosen, wanted = [maps.layers[layer] for layer in maps.choose_layers(layers)], maps.choose_heads(heads)
     to_global = torch.zeros(maps.num_tokens, num_global)
     from_global = torch.zeros(num_global, maps.num_tokens)
-    for layer, head in chosen if num_global else []:
-        to_global += layer.local[head, :, :num_global]
-        from_global += layer.global_[head, :]
-    local = torch.cat([to_global / len(chosen), windows], dim=1)
-    one = from_global.T[None] / len(chosen) if num_global else None
+    for layer in chosen if num_global else []:
+        to_global += layer.local.total(wanted, columns=slice(num_global))
+        from_global += layer.from_global(wanted)
+    count = len(chosen) * len(wanted)
+    local = torch.cat([to_global / count, windows], dim=1)
+    one = from_global.T[None] / count if num_global else None
     return AttentionMaps([LayerMaps.build(local[None], one, maps.layout, [1], bits)])

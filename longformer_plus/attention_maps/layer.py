@@ -133,10 +133,29 @@ class LayerMaps:
         """How far a head's window reaches to either side, in tokens."""
         return self.window // 2 * self.dilations[head]
 
-    def band(self, head: int) -> Tensor:
-        """(N, W + 1) the window part of a head; column k stands for a key k - W / 2 steps of its dilation away."""
-        num_global = len(self.layout.global_positions)
-        return self.local[head, :][:, num_global:]
+    def add_band(self, heads: Sequence[int], total: Tensor) -> None:
+        """Add up the window part of heads with one dilation.
+
+        Args:
+            heads: their indices.
+            total: (N, W + 1) that is added to; column k stands for a key k - W / 2 steps of the dilation away.
+        """
+        self.local.total(heads, columns=slice(len(self.layout.global_positions), None), into=total)
+
+    def to_global(self, heads: Sequence[int]) -> Tensor:
+        """(N, G) what all tokens give to the global ones, added up over heads."""
+        places = self.layout.global_positions
+        given = self.local.total(heads, columns=slice(len(places)))
+        return given.index_copy_(0, places, self.global_.total(heads, columns=places))
+
+    def from_global(self, heads: Sequence[int]) -> Tensor:
+        """(G, N) what the global tokens give to all, added up over heads."""
+        return self.global_.total(heads)
+
+    def by_dilation(self, heads: Sequence[int]) -> list[tuple[int, list[int]]]:
+        """Heads by the dilation that they share."""
+        steps = sorted({self.dilations[head] for head in heads})
+        return [(step, [head for head in heads if self.dilations[head] == step]) for step in steps]
 
     def dense(self, heads: Sequence[int], rows: Tensor, columns: Tensor) -> Tensor:
         """The weights that some tokens give to others.
@@ -173,9 +192,9 @@ class LayerMaps:
         start, stop = _extent(amounts)
         num_global, num_tokens = len(self.layout.global_positions), len(amounts)
         taken = torch.zeros_like(amounts)
-        for step, alike in self._alike(heads):
+        for step, alike in self.by_dilation(heads):
             # Heads with the same window are added up first: reading them is a fraction of what pushing them costs.
-            local = _total(self.local, alike, start, stop).mul_(amounts[start:stop, None])
+            local = self.local.total(alike, slice(start, stop)).mul_(amounts[start:stop, None])
             reach = self.window // 2 * step
             # The keys of these rows, of which those outside of the document get nothing.
             by_key = _sum_by_key(F.pad(local[:, num_global:], (0, 0, reach, reach)), step)
@@ -183,7 +202,7 @@ class LayerMaps:
             taken[max(start - reach, 0) : stop + reach] += by_key[before : len(by_key) - after]
             if num_global:
                 taken[self.layout.global_positions] += local[:, :num_global].sum(0)
-                taken += amounts[self.layout.global_positions] @ _total(self.global_, alike)
+                taken += amounts[self.layout.global_positions] @ self.global_.total(alike)
         return taken / len(heads)
 
     def pull(self, amounts: Tensor, heads: Sequence[int]) -> Tensor:
@@ -192,38 +211,24 @@ class LayerMaps:
         start, stop = _extent(amounts)
         num_global, num_tokens = len(self.layout.global_positions), len(amounts)
         got = torch.zeros_like(amounts)
-        for step, alike in self._alike(heads):
+        for step, alike in self.by_dilation(heads):
             reach = self.window // 2 * step
             # Rows whose windows hold none of the amounts need not be read.
             first, last = max(start - reach, 0), min(stop + reach, num_tokens)
-            band = _total(self.local, alike, first, last)[:, num_global:]
+            band = self.local.total(alike, slice(first, last), slice(num_global, None))
             at_keys = F.pad(amounts, (reach, reach))[first:].as_strided(band.shape, (1, step), first)
             got[first:last] += (band * at_keys).sum(1)
             if num_global:
                 at_global = amounts[self.layout.global_positions]
-                for head in alike:
-                    got += self.local[head, :, :num_global] @ at_global
-                got[self.layout.global_positions] += _total(self.global_, alike) @ amounts
+                got += self.local.total(alike, columns=slice(num_global)) @ at_global
+                got[self.layout.global_positions] += self.global_.total(alike) @ amounts
         return got / len(heads)
-
-    def _alike(self, heads: Sequence[int]) -> list[tuple[int, list[int]]]:
-        """Some heads by their dilation."""
-        steps = sorted({self.dilations[head] for head in heads})
-        return [(step, [head for head in heads if self.dilations[head] == step]) for step in steps]
 
 
 def _extent(amounts: Tensor) -> tuple[int, int]:
     """From where to where amounts are not 0."""
     places = amounts.nonzero()[:, 0]
     return (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 0)
-
-
-def _total(weights: CompactWeights, heads: Sequence[int], start: int = 0, stop: int | None = None) -> Tensor:
-    """(H, rows, columns) -> (rows, columns), the sum of some heads' weights in the rows from `start` to `stop`."""
-    total = weights[heads[0], start:stop].clone()
-    for head in heads[1:]:
-        total += weights[head, start:stop]
-    return total
 
 
 def _count(

@@ -66,13 +66,14 @@ def band(maps: AttentionMaps, layers: Choice = None, heads: Choice = None) -> tu
         that tokens give to the one k - reach tokens after them. Heads with a dilation fill every d-th column. Rows of
         global tokens, and weights given to global tokens, are 0: they are no part of a window.
     """
-    chosen = [(maps.layers[layer], head) for layer in maps.choose_layers(layers) for head in maps.choose_heads(heads)]
-    reach = max(layer.reach(head) for layer, head in chosen)
+    chosen, wanted = [maps.layers[layer] for layer in maps.choose_layers(layers)], maps.choose_heads(heads)
+    reach = max(layer.reach(head) for layer in chosen for head in wanted)
     total = torch.zeros(maps.num_tokens, 2 * reach + 1)
-    for layer, head in chosen:
-        own = layer.reach(head)
-        total[:, reach - own : reach + own + 1 : layer.dilations[head]] += layer.band(head)
-    return total.div_(len(chosen)), reach
+    for layer in chosen:
+        for step, alike in layer.by_dilation(wanted):
+            own = layer.reach(alike[0])
+            layer.add_band(alike, total[:, reach - own : reach + own + 1 : step])
+    return total.div_(len(chosen) * len(wanted)), reach
 
 
 def band_picture(
@@ -111,16 +112,14 @@ def global_picture(
     tokens the picture has no rows.
     """
     places = maps.layout.global_positions
-    chosen = [(maps.layers[layer], head) for layer in maps.choose_layers(layers) for head in maps.choose_heads(heads)]
-    weights = torch.zeros(maps.num_tokens, len(places))
+    chosen, wanted = [maps.layers[layer] for layer in maps.choose_layers(layers)], maps.choose_heads(heads)
+    shape = (len(places), maps.num_tokens)
+    weights = torch.zeros(shape if direction == "from" else shape[::-1])
     # As they lie: looking each pair up, as `mean` does, takes five to twelve times as long.
-    for layer, head in chosen if len(places) else []:
-        from_global = layer.global_[head, :]
-        if direction == "from":
-            weights += from_global.T
-        else:
-            weights += layer.local[head, :, : len(places)].index_copy_(0, places, from_global[:, places])
-    return _paint(weights.div_(len(chosen)), 0, most_columns, most_rows)
+    for layer in chosen if len(places) else []:
+        weights += layer.from_global(wanted) if direction == "from" else layer.to_global(wanted)
+    weights.div_(len(chosen) * len(wanted))
+    return _paint(weights.T if direction == "from" else weights, 0, most_columns, most_rows)
 
 
 def _paint(weights: Tensor, first_row: int, most_columns: int, most_rows: int, last_on_top: bool = False) -> Picture:
@@ -142,9 +141,11 @@ def _largest_of_blocks(values: Tensor, by_column: int, by_row: int, last_on_top:
 
     It is made small before it is turned: turning all of a band costs several times as much as the rest.
     """
+    whole = values.shape[0] // by_column * by_column
+    columns = values[:whole].unflatten(0, (-1, by_column)).amax(1)
+    if whole < values.shape[0]:
+        columns = torch.cat([columns, values[whole:].amax(0, keepdim=True)])
     missing = -values.shape[1] % by_row
-    padding = (missing, 0) if last_on_top else (0, missing)
-    padded = F.pad(values, (*padding, 0, -values.shape[0] % by_column))
-    columns = padded.unflatten(0, (-1, by_column)).amax(1)
-    pixels = columns.unflatten(1, (-1, by_row)).amax(2) if columns.shape[1] else columns
+    padded = F.pad(columns, (missing, 0) if last_on_top else (0, missing))
+    pixels = padded.unflatten(1, (-1, by_row)).amax(2) if columns.shape[1] else columns
     return (pixels.flip(1) if last_on_top else pixels).T

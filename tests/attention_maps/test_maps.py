@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from longformer_plus import LongformerPlusConfig, LongformerPlusModel
-from longformer_plus.attention_maps import AttentionMaps, band, band_picture, global_picture, strongest_links
+from longformer_plus.attention_maps import (
+    AttentionMaps,
+    band,
+    band_picture,
+    compact,
+    global_picture,
+    strongest_links,
+)
 from longformer_plus.attention_maps.compact import CompactWeights
 
 from ..cases import Case, cases
@@ -182,6 +189,22 @@ def test_eight_bits_take_a_quarter() -> None:
     weights = torch.rand(3, 50, 513)
     assert CompactWeights.pack(weights, 8).num_bytes == weights.numel() + 4 * 150
     assert CompactWeights.pack(weights, 16).num_bytes == 2 * weights.numel()
+
+
+@pytest.mark.parametrize("bits", [8, 16, 32])
+def test_heads_added_up_in_pieces_are_the_heads_one_by_one(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compact, "_ENTRIES_AT_ONCE", 300)
+    weights = CompactWeights.pack(torch.rand(20, 50, 4).permute(2, 1, 0), bits)
+    assert weights.codes.is_contiguous() or bits != 8
+    heads, rows, columns = [0, 3, 1], slice(4, 47), slice(3, 18)
+    one_by_one = torch.stack([weights[head, rows, columns] for head in heads]).sum(0)
+    torch.testing.assert_close(weights.total(heads, rows, columns), one_by_one)
+    every_other = torch.ones(43, 30)
+    weights.total(heads, rows, columns, into=every_other[:, ::2])
+    torch.testing.assert_close(every_other[:, ::2], 1 + one_by_one)
+    assert bool((every_other[:, 1::2] == 1).all())
+    places = torch.tensor([7, 2])
+    torch.testing.assert_close(weights.total(heads, columns=places), weights.total(heads)[:, places])
 
 
 def test_pictures_show_the_largest_of_what_shares_a_pixel() -> None:
