@@ -1,4 +1,4 @@
-"""Local rows one block of queries at a time: what "sdpa" runs on a CPU.
+"""Local rows one block of queries at a time: what "sdpa" runs on a CPU, where documents are longer than the window.
 
 The scores of a block fit into the CPU's cache. Its keys are a slice, not a copy, and no probabilities are kept: the
 backward pass computes the scores again, which is faster than reading them from memory.
@@ -19,6 +19,7 @@ from torch import Tensor
 from ..ops.recomputation import no_forward_mode
 from .blocks import additive, softmax
 from .pattern import MASKED, AttentionPattern
+from .short_documents import is_short, short_documents
 
 # Chosen from the times of one layer on 2 cores, with 1024 and 4096 tokens and windows of 128 to 512: in float32, 32 and
 # 64 queries take as long and 128 a sixth longer; in bfloat16, 128 take a fifth less than 64.
@@ -145,7 +146,11 @@ class _Blockwise(torch.autograd.Function):
         precise = torch.promote_types(query.dtype, torch.float32)
         grad_query = torch.zeros_like(query)
         grad_key, grad_value = (torch.zeros_like(rows, dtype=precise) for rows in (key, value))
-        for block in _blocks(ctx.pattern, ctx.window, ctx.dilation, query):
+        for documents in [] if draw else short_documents(ctx.pattern, ctx.window, ctx.dilation, query):
+            rows = documents.rows
+            gradients = documents.gradients(query[rows], key[rows], value[rows], grad[rows])
+            grad_query[rows], grad_key[rows], grad_value[rows] = gradients
+        for block in _blocks(ctx.pattern, ctx.window, ctx.dilation, query, with_short=draw is not None):
             queries = _queries(query, block)
             probabilities = _probabilities(queries, key, block)
             grad_context = grad[block.queries].transpose(0, 1) * ctx.dropout.scale  # (H, b, D)
@@ -174,12 +179,17 @@ def _attend(
     dilation: int,
     dropout: _Dropout,
 ) -> Tensor:
-    """(T, H, D) three times -> (T, H, D). Differentiable: only the result is changed in place."""
+    """(T, H, D) three times -> (T, H, D). Differentiable, twice too: only the result is changed in place."""
     draw = dropout.start()
+    # torch's attention has no dropout of its own on a CPU, and no second derivative.
+    by_blocks = draw is not None or torch.is_grad_enabled()
     # Rows outside of all documents must be zero.
     covered = sum(document.stop - document.start for document in pattern.documents)
     context = torch.empty_like(query) if covered == len(query) else torch.zeros_like(query)
-    for block in _blocks(pattern, window, dilation, query):
+    for documents in [] if by_blocks else short_documents(pattern, window, dilation, query):
+        rows = documents.rows
+        context[rows] = documents.attend(query[rows], key[rows], value[rows])
+    for block in _blocks(pattern, window, dilation, query, with_short=by_blocks):
         probabilities = _probabilities(_queries(query, block), key, block)
         if draw is not None:
             probabilities = probabilities * draw(probabilities)
@@ -202,8 +212,8 @@ def _probabilities(queries: Tensor, key: Tensor, block: _Block) -> Tensor:
     return softmax(block.scores(queries, key))
 
 
-def _blocks(pattern: AttentionPattern, window: int, dilation: int, like: Tensor) -> Iterator[_Block]:
-    """The blocks of all documents, with masks in the dtype of `like`.
+def _blocks(pattern: AttentionPattern, window: int, dilation: int, like: Tensor, with_short: bool) -> Iterator[_Block]:
+    """The blocks of all documents, with or without the short ones, with masks in the dtype of `like`.
 
     Every d-th token of a document forms one sequence, a slice with a step. Within it a dilated window has no gaps.
     """
@@ -213,6 +223,8 @@ def _blocks(pattern: AttentionPattern, window: int, dilation: int, like: Tensor)
     seen = pattern.shared(("seen", dtype), lambda: additive(pattern.local_key_segments().flatten() != MASKED, dtype))
     num_tokens = pattern.segments.shape[1]
     for document in pattern.documents:
+        if not with_short and is_short(document, pattern, window, dilation):
+            continue
         for sequence in range(document.start, min(document.start + dilation, document.stop)):
             places = range(sequence, document.stop, dilation)
             for start in range(0, len(places), size):

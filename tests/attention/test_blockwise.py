@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from longformer_plus.attention import AttentionPattern, eager_local_rows
@@ -33,15 +34,30 @@ def local_rows(pattern: AttentionPattern) -> Tensor:
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
-@pytest.mark.parametrize("num_tokens", [9, 70])
-def test_the_gradient_is_that_of_the_function(num_tokens: int, dropout: float) -> None:
+@pytest.mark.parametrize(("num_tokens", "window"), [(9, WINDOW), (70, WINDOW), (9, 12), (9, 40)])
+def test_the_gradients_are_those_of_the_function(num_tokens: int, window: int, dropout: float) -> None:
     rows, pattern = batch(num_tokens)
 
     def attend(*rows: Tensor) -> Tensor:
         torch.manual_seed(0)
-        return torch.where(local_rows(pattern), blockwise_local_rows(*rows, pattern, WINDOW, dropout=dropout), 0.0)
+        return torch.where(local_rows(pattern), blockwise_local_rows(*rows, pattern, window, dropout=dropout), 0.0)
 
     assert torch.autograd.gradcheck(attend, tuple(rows), fast_mode=True)
+    assert torch.autograd.gradgradcheck(attend, tuple(rows), fast_mode=True)
+
+
+@pytest.mark.parametrize(("window", "calls"), [(40, 1), (12, 4), (6, 0)])
+def test_documents_that_fit_into_a_window_are_attended_as_a_whole(
+    window: int, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Together where all their tokens see one another, one by one where they do not."""
+    rows = [torch.randn(4, 9, 3, 4) for _ in range(3)]
+    pattern = AttentionPattern.build(None, None, rows[0], keep_empty=False)
+    attention, called = F.scaled_dot_product_attention, []
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **b: called.append(a) or attention(*a, **b))
+    context = blockwise_local_rows(*rows, pattern, window)
+    assert len(called) == calls
+    torch.testing.assert_close(context, eager_local_rows(*rows, pattern, window)[0])
 
 
 def test_weights_are_dropped_or_scaled() -> None:

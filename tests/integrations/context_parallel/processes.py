@@ -49,7 +49,7 @@ def _work(rank: int, checks: dict[str, Check], size: int, port: int, folder: Pat
     torch.set_num_threads(1)
     if backend == "nccl":
         torch.cuda.set_device(rank)
-    limit = timedelta(minutes=5)  # processes wait for those with more checks
+    limit = timedelta(minutes=40)  # processes wait for those with more checks
     dist.init_process_group(backend, f"tcp://127.0.0.1:{port}", rank=rank, world_size=size, timeout=limit)
     failures = {}
     groups = {number: dist.new_group(range(number), timeout=limit) for number in range(1, size + 1)}

@@ -73,8 +73,11 @@ def test_two_processes_share_documents_as_one_trains(
     _run([*shared, "--output", tmp_path / "two", "--max-steps", "4"])
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
     for name, values in load_file(tmp_path / "one" / "model.safetensors").items():
-        # Their gradient is zero but for rounding, which AdamW makes steps of full size from.
+        # Their gradient is zero but for rounding, which AdamW makes steps of full size from: what is added to all keys,
+        # or to the scores of all tokens as places of an answer, changes nothing.
         if name.endswith((".key.bias", ".key_global.bias", "qa_outputs.bias")):
+            continue
+        if task == "question-answering" and name.endswith("layer.1.output.LayerNorm.bias"):
             continue
         again = load_file(tmp_path / "two" / "model.safetensors")[name]
         assert_close(again, values, atol=1e-4, rtol=0, msg=name)
