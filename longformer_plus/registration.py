@@ -57,7 +57,12 @@ def register_for_longformer() -> None:
     """
     for stem, model in _MODELS.values():
         # `AutoModel.register` accepts only the model's own configuration class; its table accepts any.
-        getattr(transformers, f"{stem}_MAPPING").register(LongformerConfig, model, exist_ok=True)
+        table = getattr(transformers, f"{stem}_MAPPING")
+        table.register(LongformerConfig, model, exist_ok=True)
+        registered = getattr(table, "_extra_content", {})
+        if registered.get(LongformerConfig) is not model:
+            # Older versions, such as 5.17, say nothing and leave transformers' own configurations as they are.
+            registered[LongformerConfig] = model
     add_adapter_targets(LongformerConfig.model_type)
 
 
