@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
+from packaging import version
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
@@ -25,6 +27,7 @@ from .layers import LongformerPlusLayer, LongformerPlusSelfAttention
 # The configuration of the model that adapters make of their base, in their folder: PEFT keeps neither the classes nor
 # their names. Called config.json it would make Auto classes take the folder for that of a whole model.
 ADAPTED_CONFIG = "model_config.json"
+_LOADS_HEADS_OF_ADAPTERS = version.parse("5.18")
 
 
 class LongformerPlusPreTrainedModel(PreTrainedModel):
@@ -61,9 +64,18 @@ class LongformerPlusPreTrainedModel(PreTrainedModel):
         """`PreTrainedModel.from_pretrained`; from the folder of adapters, a model with their head and its classes.
 
         The Auto classes and pipelines, which load the base and then the adapters, pass on the base's configuration.
+
+        Raises:
+            ValueError: this is a folder of adapters, and a transformers that leaves out their head.
         """
         adapters = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path", pretrained_model_name_or_path)
         if isinstance(adapters, (str, os.PathLike)) and (own := Path(adapters) / ADAPTED_CONFIG).is_file():
+            if version.parse(transformers.__version__) < _LOADS_HEADS_OF_ADAPTERS:
+                raise ValueError(
+                    f"transformers {transformers.__version__} loads the adapters in {adapters} without their head. Use "
+                    "longformer_plus.integrations.adapters.load_adapted, or a transformers from "
+                    f"{_LOADS_HEADS_OF_ADAPTERS}."
+                )
             kwargs["config"] = LongformerPlusConfig.from_json_file(own)
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 

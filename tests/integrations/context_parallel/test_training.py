@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
+from packaging import version
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
@@ -49,6 +51,10 @@ def failures(
     return run(checks, 2, folder)
 
 
+@pytest.mark.skipif(
+    version.parse(transformers.__version__) < version.parse("5.18"),
+    reason="transformers 5.17 reads no optimizer of several processes on CPUs",
+)
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_resume_a_run(name: str, failures: dict[str, list[str]]) -> None:
     assert not failures[name], "\n".join(failures[name])
