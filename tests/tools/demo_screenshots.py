@@ -30,9 +30,8 @@ def browser(width: int, height: int, is_phone: bool = False) -> webdriver.Chrome
     return found
 
 
-def choose(page: Page, layer: int, head: int) -> None:
-    """Choose a head of the sample that the page opens on, and show its word near the top of the text."""
-    page.choose_head(layer, head)
+def show_word(page: Page) -> None:
+    """The word that the page opens on, near the top of the text."""
     page.browser.execute_script(
         "const text = document.querySelector('#attention [data-part=\"text\"]');"
         "const chosen = text.querySelector('.chosen').getBoundingClientRect();"
@@ -59,7 +58,9 @@ def compare(page: Page) -> None:
 def save(found: webdriver.Chrome, path: Path) -> None:
     """What the browser shows, in 256 colours: a third of the bytes, and no difference that one sees."""
     picture = Image.open(io.BytesIO(found.get_screenshot_as_png())).convert("RGB")
-    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    # The best coverage keeps the rare colours of single words.
+    colours = picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    colours.save(path, optimize=True)
 
 
 def main() -> None:
@@ -67,8 +68,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", help="by default the one of the package")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--layer", type=int, default=1)
-    parser.add_argument("--head", type=int, default=1)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     app = build(Checkpoints.find(options.model))
@@ -80,7 +79,7 @@ def main() -> None:
     ):
         found = browser(*size)
         page = Page(found, f"{url}?__theme={theme}")
-        choose(page, options.layer, options.head)
+        show_word(page)
         save(found, options.folder / f"{name}.png")
         if name == "attention":
             show_sentences(page)
