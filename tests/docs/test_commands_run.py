@@ -7,6 +7,7 @@ import lzma
 import re
 import shlex
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,14 @@ def prepare(folder: Path, tokenizer: LongformerPlusTokenizer) -> None:
     }.items():
         path = Path(write_rows(folder / f"{name}.jsonl", rows(task)))
         (folder / f"{name}.jsonl.xz").write_bytes(lzma.compress(path.read_bytes()))
-    for place in ("letters/1.txt", "documents/train/a/1.txt", "documents/train/b/2.txt", "documents/test/a/3.txt"):
+    for place in (
+        "letters/1.txt",
+        "documents/train/a/1.txt",
+        "documents/train/b/2.txt",
+        "documents/test/a/3.txt",
+        "new/4.txt",
+        "novels/5.txt",
+    ):
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         (folder / place).write_text(f"The old king walked to {place}.")
     (folder / "contracts").mkdir()
@@ -92,6 +100,8 @@ def test_the_commands_of_a_page_run_one_after_another(
     for command in COMMAND.findall(page.read_text()):
         arguments = shlex.split(command.replace("\\\n", " "), comments=True)
         if "..." in arguments or not arguments:
+            continue
+        if "ray" in arguments and find_spec("ray") is None:
             continue
         arguments = [NAMES.get(argument, argument) for argument in arguments]
         if "--output" in arguments and "--resume" not in arguments:
