@@ -83,4 +83,6 @@ def _allowed(document: Document, pattern: AttentionPattern, window: int) -> Tens
     near[:, document.global_index - document.start] = True
     if pattern.is_causal:
         near &= distance <= 0
-    return near & (pattern.segments.flatten()[document.start : document.stop] != MASKED)
+    if not document.is_whole:
+        near &= pattern.segments.flatten()[document.start : document.stop] != MASKED
+    return near
