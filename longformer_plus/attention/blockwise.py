@@ -146,7 +146,7 @@ class _Blockwise(torch.autograd.Function):
         precise = torch.promote_types(query.dtype, torch.float32)
         grad_query = torch.zeros_like(query)
         grad_key, grad_value = (torch.zeros_like(rows, dtype=precise) for rows in (key, value))
-        for documents in [] if draw else short_documents(ctx.pattern, ctx.window, ctx.dilation, query):
+        for documents in [] if draw is not None else short_documents(ctx.pattern, ctx.window, ctx.dilation, query):
             rows = documents.rows
             gradients = documents.gradients(query[rows], key[rows], value[rows], grad[rows])
             grad_query[rows], grad_key[rows], grad_value[rows] = gradients

@@ -46,6 +46,23 @@ def test_the_gradients_are_those_of_the_function(num_tokens: int, window: int, d
     assert torch.autograd.gradgradcheck(attend, tuple(rows), fast_mode=True)
 
 
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("window", [6, 10, 12, 40])
+def test_short_documents_with_masked_and_global_tokens(window: int, is_causal: bool) -> None:
+    """Also where documents of one length lie apart, with padding between them."""
+    rows = [torch.randn(4, 9, 3, 4, dtype=torch.float64) for _ in range(3)]
+    valid = torch.ones(4, 9, dtype=torch.bool)
+    valid[:2, -3:] = False
+    valid[2, 4] = False
+    is_global = torch.zeros_like(valid)
+    is_global[2:, 0] = is_global[3, 8] = True
+    for each in (None, is_global):
+        pattern = AttentionPattern.build(valid, each, rows[0], keep_empty=False, is_causal=is_causal)
+        wanted = pattern.valid if each is None else pattern.valid & ~each
+        context, expected = blockwise_local_rows(*rows, pattern, window), eager_local_rows(*rows, pattern, window)[0]
+        torch.testing.assert_close(context[wanted], expected[wanted])
+
+
 @pytest.mark.parametrize(("window", "calls"), [(40, 1), (12, 4), (6, 0)])
 def test_documents_that_fit_into_a_window_are_attended_as_a_whole(
     window: int, calls: int, monkeypatch: pytest.MonkeyPatch
