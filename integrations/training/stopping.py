@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,20 @@ class StopAtSignal(TrainerCallback):
         """Raise `TrainingStopped` where a signal has come in training."""
         if self._received:
             raise self._stopped(self._received)
+
+
+def start_worker(initialize: Callable[[int], None] | None, worker: int) -> None:
+    """Start a process that prepares batches: the first SIGTERM is for the run, whose step still needs it.
+
+    Batch systems and `timeout` send SIGTERM to all processes of a job; the run ends those of batches itself.
+
+    Args:
+        initialize: what else is done at its start.
+        worker: its number.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    if initialize is not None:
+        initialize(worker)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from .class_weights import weighted_loss
 from .data import TaskData, collator
 from .plan import TrainingPlan
 from .report import Progress
+from .stopping import start_worker
 
 
 class _CountTokensOnce(TrainerCallback):
@@ -75,6 +77,9 @@ class LongformerTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The batches of this process, the same for all processes that share documents."""
         loader = super().get_train_dataloader()
+        # accelerate's is a shell around the one that starts processes.
+        starting: Any = getattr(loader, "base_dataloader", loader)
+        starting.worker_init_fn = partial(start_worker, starting.worker_init_fn)
         if self._sharing is not None:
             shard: Any = loader.batch_sampler
             shard.num_processes //= self._sharing.size()

@@ -150,20 +150,44 @@ def test_other_errors_are_not_of_the_disk(tmp_path: Path) -> None:
     assert not (tmp_path / "checkpoint-3").exists()
 
 
+class StopsAll(trainers.Progress):
+    """Sends SIGTERM to this process and to those that prepare its batches, as a batch system does."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 2:
+            workers = psutil.Process().children()
+            # By another process: those that prepare batches know a signal of their parent from others.
+            subprocess.run(["kill", *(str(each.pid) for each in workers)], check=True)
+            psutil.wait_procs(workers, timeout=0.5)
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_processes_that_prepare_batches_outlive_a_signal_to_all(
+    make_plan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainers, "Progress", StopsAll)
+    with pytest.raises(TrainingStopped, match="checkpoint-3 is the last checkpoint"):
+        train(make_plan("text-classification", max_steps=50, epochs=50, workers=1))
+    assert not psutil.Process().children()
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("workers", ["0", "1"])
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_command_is_stopped(
-    number: int, status: int, tokenizer_folder: str, tmp_path: Path, capsys: pytest.CaptureFixture
+    number: int, status: int, workers: str, tokenizer_folder: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     source = write_rows(tmp_path / "data.jsonl", rows("text-classification"))
     command = [sys.executable, "-m", "longformer_plus.cli", "train", "--task", "text-classification", "--train", source]
     command += ["--config", json.dumps(model_fields()), "--tokenizer", tokenizer_folder, "--batch", "2"]
     command += ["--output", str(tmp_path / "output"), "--max-steps", "100000", "--log-every", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command += ["--workers", workers]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(command, start_new_session=True, **pipes)
     for line in process.stdout:
         if "step 3 of" in line:
             break
-    process.send_signal(number)
+    os.killpg(process.pid, number)
     rest = process.stdout.read()
     assert process.wait() == status
     assert "To go on, use the same command with --resume." in rest
