@@ -12,6 +12,8 @@ from .plan import TrainingPlan
 from .report import is_first_process, say
 
 PLAN_FILE = "training.json"
+# What a run may go on with otherwise, on another machine say: it changes nothing that is learned.
+_FREE = ("attn_implementation", "keep", "log_every", "workers")
 
 
 def check_folder(plan: TrainingPlan, output: Path) -> str | None:
@@ -24,7 +26,7 @@ def check_folder(plan: TrainingPlan, output: Path) -> str | None:
         if recorded.is_file():
             # A run of an earlier version, whose plan had fewer fields, did what their defaults say.
             before = {**_defaults(), **json.loads(recorded.read_text(encoding="utf-8"))}
-            changed = [name for name in now if now[name] != before[name]]
+            changed = [name for name in now if name not in _FREE and now[name] != before[name]]
             if changed:
                 raise ValueError(
                     f"{output} holds a run with another {' and '.join(changed)}: it was {before[changed[0]]!r}, "
