@@ -51,7 +51,7 @@ class TrainingPlan:
         precision: "float32", "bfloat16", or "auto": bfloat16 where the device is faster with it.
         gradient_checkpointing: compute activations again in the backward pass, to save memory.
         group_by_length: put documents of like lengths into a batch.
-        attn_implementation: the backend.
+        attn_implementation: the backend; None is the model's own default, the fastest one of the device.
         seed: of everything random.
         workers: processes that prepare batches.
         context_parallel: neighbouring processes that share each document in training; evaluation does without.
@@ -98,7 +98,7 @@ class TrainingPlan:
     precision: str = "auto"
     gradient_checkpointing: bool = False
     group_by_length: bool = False
-    attn_implementation: str = "sdpa"
+    attn_implementation: str | None = None
     seed: int = 0
     workers: int = 0
     context_parallel: int = 1
