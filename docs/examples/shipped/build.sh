@@ -2,29 +2,46 @@
 # Make the checkpoint of the package again: from texts to what lies in longformer_plus/shipped, and the tables and plots of
 # MODEL_CARD.md.
 #     make checkpoint DATA=where/the/texts/are OUT=where/to/write
-# Every step can be stopped, and goes on where it was when the same command is given again. With INTO=a folder all is put
-# there, and the package stays as it is. On a GPU a step reads more: ROWS=256 and fewer steps; see docs/results/shipped.
+# Every step can be stopped, and goes on where it was when the same command is given again, also on another machine to which
+# OUT was copied. With INTO=a folder all is put there, and the package stays as it is. The sizes are for a GPU; without
+# one, fewer tokens in smaller steps: ROWS=4 CAUSAL_STEPS=3000 SHORT_STEPS=25000 LONG_STEPS=4000 RATE=1e-3 LONG_RATE=5e-4.
 set -eu
 HERE=$(cd "$(dirname "$0")" && pwd)
 : "${DATA:?say where the texts are}" "${OUT:?say where to write}" "${INTO:=$HERE/../../..}"
-: "${LAYERS:=4}" "${VOCABULARY:=8192}"
+: "${LAYERS:=4}" "${WIDTH:=256}" "${VOCABULARY:=8192}"
 # Rows of 512 tokens in a step, steps from left to right, steps on hidden words, steps with rows of 4096 tokens.
-: "${ROWS:=4}" "${CAUSAL_STEPS:=3000}" "${SHORT_STEPS:=25000}" "${LONG_STEPS:=4000}" "${ENTITY_EPOCHS:=10}"
-: "${RATE:=1e-3}" "${LONG_RATE:=5e-4}"
+: "${ROWS:=256}" "${CAUSAL_STEPS:=150}" "${SHORT_STEPS:=3200}" "${LONG_STEPS:=1000}" "${ENTITY_EPOCHS:=10}"
+: "${CAUSAL_RATE:=1e-3}" "${RATE:=2e-3}" "${LONG_RATE:=1e-3}"
+# Processes that prepare batches: a step on a GPU needs many of them.
+: "${WORKERS:=$((($(getconf _NPROCESSORS_ONLN) - 1) * 3 / 4))}"
 TEXT=$DATA/pretraining
-MIX="$TEXT/openstax_ccby.train.jsonl.xz=38 $TEXT/us_president_speeches.train.jsonl.xz=12
-  $TEXT/eltec_eng.train.jsonl.xz=16 $TEXT/litbank_gutenberg_novels.train.jsonl.xz=16
-  $TEXT/peps.train.jsonl.xz=6 $TEXT/eips.train.jsonl.xz=6 $TEXT/rust_rfcs.train.jsonl.xz=6"
-MODEL="{\"hidden_size\": 256, \"num_hidden_layers\": $LAYERS, \"num_attention_heads\": 4, \"intermediate_size\": 1024,
-  \"max_position_embeddings\": 514, \"attention_window\": 1024, \"type_vocab_size\": 1, \"layer_norm_eps\": 1e-5,
-  \"hidden_dropout_prob\": 0.0, \"attention_probs_dropout_prob\": 0.0}"
+mix() { # shares of the tokens: textbooks, speeches, novels of ELTeC and of Gutenberg, PEPs, EIPs, Rust RFCs
+  for name in openstax_ccby us_president_speeches eltec_eng litbank_gutenberg_novels peps eips rust_rfcs; do
+    echo "$TEXT/$name.train.jsonl.xz=$1"
+    shift
+  done
+}
+MODEL="{\"hidden_size\": $WIDTH, \"num_hidden_layers\": $LAYERS, \"num_attention_heads\": $((WIDTH / 64)),
+  \"intermediate_size\": $((WIDTH * 4)), \"max_position_embeddings\": 514, \"attention_window\": 1024,
+  \"type_vocab_size\": 1, \"layer_norm_eps\": 1e-5, \"hidden_dropout_prob\": 0.0, \"attention_probs_dropout_prob\": 0.0}"
 ENTITIES=$DATA/token_classification
 mkdir -p "$OUT/scores"
 
 # Ctrl-C ends the step, which saves where it is; the script then notes its seconds and ends.
 trap : INT
 
-# stage NAME COMMAND...: do it unless it is done, and note the seconds, also of a part that was stopped.
+machine() {
+  python - <<'PYTHON'
+import torch
+from longformer_plus.benchmark.measuring import environment
+
+found = environment("cuda" if torch.cuda.is_available() else "cpu")
+print(f"{found.get('gpu', found['processor'])}, torch {found['torch']}, {found['date']}")
+PYTHON
+}
+MACHINE=$(machine)
+
+# stage NAME COMMAND...: do it unless it is done, and note the seconds and the machine, also of a part that was stopped.
 stage() {
   name=$1
   shift
@@ -32,19 +49,23 @@ stage() {
   start=$(date +%s)
   status=0
   "$@" || status=$?
-  echo "$name $(($(date +%s) - start))" >> "$OUT/seconds"
+  echo "$name $(($(date +%s) - start)) $MACHINE" >> "$OUT/seconds"
   if [ "$status" != 0 ]; then exit "$status"; fi
   touch "$OUT/done-$name"
 }
 pretrain() {
-  longformer-plus train --train $MIX --eval "$TEXT"/*.validation.jsonl.xz --tokenizer "$OUT/tokenizer" --resume "$@"
+  # shellcheck disable=SC2046
+  longformer-plus train --train $(mix 28 5 24 18 10 6 9) --eval "$TEXT"/*.validation.jsonl.xz --tokenizer "$OUT/tokenizer" \
+    --workers "$WORKERS" --log-every 50 --resume "$@"
 }
 
-stage tokenizer longformer-plus tokenizer $MIX --size "$VOCABULARY" --output "$OUT/tokenizer"
+# The vocabulary of the first checkpoint, which had read more textbooks: losses can be compared, and token ids stay.
+# shellcheck disable=SC2046
+stage tokenizer longformer-plus tokenizer $(mix 38 12 16 16 6 6 6) --size "$VOCABULARY" --output "$OUT/tokenizer"
 
 # Words from left to right, in rows of 512 tokens.
 stage causal pretrain --task text-generation --config "$MODEL" --batch "$ROWS" --max-steps "$CAUSAL_STEPS" \
-  --learning-rate "$RATE" --schedule constant_with_warmup --warmup 0.04 --max-eval-rows 32 --output "$OUT/causal"
+  --learning-rate "$CAUSAL_RATE" --schedule constant_with_warmup --warmup 0.04 --max-eval-rows 32 --output "$OUT/causal"
 
 # Hidden words, in both directions.
 stage short pretrain --task fill-mask --model "$OUT/causal" --config '{"is_causal": false}' --masked-share 0.25 \

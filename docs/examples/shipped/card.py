@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from longformer_plus import LongformerPlusConfig
-from longformer_plus.benchmark.measuring import circumstances
 
 _STAGES = {
     "causal": "left to right, rows of 512",
@@ -69,16 +68,18 @@ def facts(out: Path, package: Path) -> Iterator[Row]:
 
 
 def training(out: Path, package: Path) -> Iterator[Row]:
-    """Each stage: its tokens, and its minutes, those of parts that were stopped among them."""
+    """Each stage: its tokens, its minutes, those of parts that were stopped among them, and the machines."""
     seconds: Counter[str] = Counter()
+    machines: dict[str, dict[str, None]] = {}
     for line in (out / "seconds").read_text(encoding="utf-8").splitlines():
-        name, spent = line.split()
+        name, spent, machine = line.split(maxsplit=2)
         seconds[name] += int(spent)
-    yield "step", "tokens", "time"
+        machines.setdefault(name, {})[machine] = None
+    yield "step", "tokens", "time", "on"
     for name, title in _STAGES.items():
         tokens = read(out / name / "trainer_state.json")["num_input_tokens_seen"]
-        yield title, f"{tokens / 1e6:.1f} M", f"{seconds[name] / 60:.0f} min"
-    yield f"all of it, on {circumstances()}", "", f"{sum(seconds.values()) / 60:.0f} min"
+        yield title, f"{tokens / 1e6:.1f} M", f"{seconds[name] / 60:.1f} min", "; ".join(machines[name])
+    yield "all of it, also the vocabulary and the scores", "", f"{sum(seconds.values()) / 60:.1f} min", ""
 
 
 def hidden(out: Path, package: Path) -> Iterator[Row]:
