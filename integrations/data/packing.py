@@ -142,7 +142,7 @@ def _definition(tokenizer: PreTrainedTokenizerBase) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return json.dumps([repr(tokenizer), tokenizer.get_vocab()])
-    # How the last call cut and padded is no part of it, nor are the special tokens around documents, which are not stored.
+    # How the last call cut and padded is no part of it, nor are special tokens around documents, which are not stored.
     return json.dumps({**json.loads(backend.to_str()), "truncation": None, "padding": None, "post_processor": None})
 
 
