@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from longformer_plus import LongformerPlusConfig
+from longformer_plus.remote_code import auto_map
 
 # The folder of each task's adapter, by the name of its folder in the package.
 ADAPTERS = {"token_classification": "entities"}
@@ -31,7 +32,7 @@ def pack_config(source: Path, target: Path) -> None:
     """A configuration by which Auto classes load the half-precision weights in single precision, which CPUs want."""
     fields = LongformerPlusConfig.from_json_file(source).to_dict()
     fields.pop("_name_or_path", None)
-    fields |= {"dtype": "float32", "sparse_prediction": False}
+    fields |= {"dtype": "float32", "sparse_prediction": False, "auto_map": auto_map()}
     target.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
