@@ -13,6 +13,8 @@ from .blocks import deinterleave, interleave, pad_to_blocks, skew, sliding_windo
 from .pattern import MASKED, AttentionPattern
 
 _BLOCK = 64
+# Weights of a head from which a processor reads them faster head by head: those of all heads leave its cache.
+_MANY_WEIGHTS = 2**19
 
 
 def eager_local_rows(
@@ -38,8 +40,14 @@ def eager_local_rows(
         the probabilities (B, H, N, G + W + 1) in the layout of transformers' Longformer: the global columns, then the
         window, in which a global key has weight zero.
     """
-    num_tokens, head_size = query.shape[1], query.shape[-1]
+    num_tokens, num_heads, head_size = query.shape[1:]
     num_global = pattern.num_global
+    if num_heads > 1 and not dropout and num_tokens * window > _MANY_WEIGHTS and _is_plain_inference(query):
+        heads = zip(*(rows.split(1, dim=2) for rows in (query, key, value)), strict=True)
+        by_head = [eager_local_rows(q, k, v, pattern, window, dilation) for q, k, v in heads]
+        contexts, weights = zip(*by_head, strict=True)
+        return torch.cat(contexts, dim=2), torch.cat(weights, dim=1)
+
     key_windows, value_windows = (_key_windows(interleave(x, dilation), window) for x in (key, value))
 
     blocks = pad_to_blocks(interleave(query * head_size**-0.5, dilation), _BLOCK).transpose(2, 3)  # (B * d, n, H, b, D)
@@ -50,12 +58,9 @@ def eager_local_rows(
         global_scores = torch.einsum("bnhd,bghd->bhng", query * head_size**-0.5, global_key)
         scores = torch.cat([global_scores, scores], dim=-1)  # (B, H, N, G + W + 1)
 
-    allowed = pattern.shared(("eager", window, dilation), lambda: _allowed(pattern, window, dilation))
+    allowed, attends = pattern.shared(("eager", window, dilation), lambda: _allowed(pattern, window, dilation))
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
-    attends = allowed.any(-1, keepdim=True)
-    if pattern.is_global is not None:
-        attends = attends & ~pattern.is_global[:, None, :, None]
     probabilities = (scores.softmax(-1) * attends).to(query.dtype)
     probabilities = F.dropout(probabilities, dropout)
 
@@ -66,6 +71,12 @@ def eager_local_rows(
         global_value = pattern.take_global(value.flatten(2)).unflatten(2, value.shape[2:])
         context = context + torch.einsum("bhng,bghd->bnhd", probabilities[..., :num_global], global_value)
     return context, probabilities
+
+
+def _is_plain_inference(query: Tensor) -> bool:
+    """Whether nothing but the result is kept of a forward on a processor: no gradients, no graph that is recorded."""
+    is_recorded = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return query.device.type == "cpu" and not is_recorded
 
 
 def _key_windows(x: Tensor, window: int) -> Tensor:
@@ -82,8 +93,9 @@ def _to_rows(blocks: Tensor, dilation: int, num_tokens: int) -> Tensor:
     return deinterleave(rows[:, : -(-num_tokens // dilation)], dilation, num_tokens)[:, :num_tokens]
 
 
-def _allowed(pattern: AttentionPattern, window: int, dilation: int) -> Tensor:
-    """(B, 1, N, G + W + 1) bool, whether a token attends to each global token and each offset of its window."""
+def _allowed(pattern: AttentionPattern, window: int, dilation: int) -> tuple[Tensor, Tensor]:
+    """Whether a token attends to each global token and each offset of its window, (B, 1, N, G + W + 1) bool; and
+    whether its row is computed here, since it attends to something and is not global, (B, 1, N, 1) bool."""
     wanted = pattern.query_segments()[:, :, None]
     num_tokens = wanted.shape[1]
     keys = interleave(pattern.local_key_segments() - MASKED, dilation) + MASKED  # (B * d, N / d)
@@ -92,9 +104,11 @@ def _allowed(pattern: AttentionPattern, window: int, dilation: int) -> Tensor:
     if pattern.is_causal:
         allowed = allowed & (torch.arange(window + 1, device=wanted.device) <= window // 2)
     if pattern.global_segments is None or pattern.global_index is None:
-        return allowed[:, None]
+        return allowed[:, None], allowed.any(-1)[:, None, :, None]
     to_global = pattern.global_segments[:, None, :] == wanted  # (B, N, G)
     if pattern.is_causal:
         places = torch.arange(num_tokens, device=wanted.device)[:, None]
         to_global = to_global & (pattern.global_index[:, None, :] <= places)
-    return torch.cat([to_global, allowed], dim=-1)[:, None]
+    allowed = torch.cat([to_global, allowed], dim=-1)[:, None]
+    attends = allowed.any(-1, keepdim=True)
+    return allowed, attends if pattern.is_global is None else attends & ~pattern.is_global[:, None, :, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from longformer_plus import LongformerPlusConfig
-from longformer_plus.attention import AttentionPattern
+from longformer_plus.attention import AttentionPattern, eager
 from longformer_plus.model.layers import LongformerPlusSelfAttention
 
 from ..cases import LOCAL_ROWS, Case, cases, spread
@@ -181,3 +182,32 @@ def _largest_tensor(call: object) -> int:
     with Largest():
         call()  # type: ignore[operator]
     return Largest.elements
+
+
+@PROFILE
+@given(case=cases())
+def test_heads_one_by_one_are_all_heads_at_once(case: Case) -> None:
+    """Of a long document without gradients, each head's weights are gone through while they are in the cache."""
+    layer, hidden, pattern = build(case, "eager")
+    calls = []
+
+    def counted(query: torch.Tensor, *inputs: Any, **options: Any) -> Any:
+        calls.append(query.shape[2])
+        return at_once(query, *inputs, **options)
+
+    at_once = eager.eager_local_rows
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        expected = layer(hidden, pattern, output_attentions=True)
+        patch.setattr(eager, "_MANY_WEIGHTS", 0)
+        patch.setattr(eager, "eager_local_rows", counted)
+        found = layer(hidden, pattern, output_attentions=True)
+        # A backend is called for the heads of each dilation.
+        together = [size for size in Counter(layer.dilations).values() if size > 1]
+        assert calls == [1] * sum(together)
+        with torch.enable_grad():
+            layer(hidden, pattern, output_attentions=True)
+        assert len(calls) == sum(together), "gradients flow"
+    for one, other in zip(found, expected, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
