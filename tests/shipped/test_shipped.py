@@ -202,3 +202,19 @@ def test_questions_are_made_of_text() -> None:
         answers.add(answer)
     assert len(answers) > 25
     assert recipe["ask"]("Nothing here.", random) is None
+
+
+def test_pairs_are_a_sentence_and_the_text_that_it_was_taken_from() -> None:
+    pytest.importorskip("datasets")
+    pytest.importorskip("sentence_transformers")
+    recipe = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "examples" / "research" / "inverse_cloze.py"))
+    path = Path(shipped.__file__).parent / "samples" / "lighthouses.txt"
+    text = path.read_text()
+    pairs = recipe["pairs"]([str(path)], 60, 700, 0)
+    kept = 0
+    for sentence, rest in zip(pairs["anchor"], pairs["positive"], strict=True):
+        kept += sentence in rest
+        whole = [rest] if sentence in rest else [rest[:place] + sentence + rest[place:] for place in range(len(rest))]
+        assert any(each in text for each in whole)
+    assert 0 < kept < 20
+    assert pairs["anchor"] == recipe["pairs"]([str(path)], 60, 700, 0)["anchor"]
