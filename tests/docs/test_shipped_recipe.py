@@ -65,6 +65,8 @@ def test_one_command_from_texts_to_the_packed_checkpoint_and_its_card(tmp_path: 
     assert (out / "short" / "model.safetensors").stat().st_mtime_ns == written, "a finished step was done again"
     fill = pipeline("fill-mask", model=str(into / "longformer_plus" / "shipped" / "masked_lm"))
     assert len(fill("Thank you <mask> much.")) == 5
+    packed = json.loads((into / "longformer_plus" / "shipped" / "masked_lm" / "config.json").read_text())
+    assert "AutoModelForMaskedLM" in packed["auto_map"], "no remote code"
     card = (into / "MODEL_CARD.md").read_text()
     assert "1 layers of 256 features, 4 heads" in card
     assert "a window of 512 tokens" in card
