@@ -42,7 +42,7 @@ def eager_local_rows(
     """
     num_tokens, num_heads, head_size = query.shape[1:]
     num_global = pattern.num_global
-    if num_heads > 1 and not dropout and num_tokens * window > _MANY_WEIGHTS and _is_plain_inference(query):
+    if _is_plain_inference(query) and num_heads > 1 and not dropout and num_tokens * window > _MANY_WEIGHTS:
         heads = zip(*(rows.split(1, dim=2) for rows in (query, key, value)), strict=True)
         by_head = [eager_local_rows(q, k, v, pattern, window, dilation) for q, k, v in heads]
         contexts, weights = zip(*by_head, strict=True)
