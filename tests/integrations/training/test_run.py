@@ -28,6 +28,7 @@ from longformer_plus.integrations.training import TrainingPlan, last_checkpoint,
 from longformer_plus.integrations.training import run as training
 from longformer_plus.integrations.training import trainer as trainers
 from longformer_plus.integrations.training.data import collator, prepare
+from longformer_plus.model import pretrained
 
 from ...cases import spread
 from ...fine_tuning import model_fields, rows, write_rows
@@ -80,6 +81,24 @@ def test_ways_of_training(changes: dict[str, Any], make_plan: Any, plain_losses:
     if "precision" in changes:
         assert changed == pytest.approx(plain_losses, abs=0.05)
         assert changed != plain_losses
+
+
+@pytest.mark.parametrize(("asked", "found"), [(None, "eager"), ("sdpa", "sdpa")])
+def test_the_backend_is_the_models_default_or_the_one_asked_for(
+    asked: str | None, found: str, make_plan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backends = []
+
+    class Looks(trainers.Progress):
+        def on_train_begin(self, *args: Any, model: Any, **kwargs: Any) -> None:
+            super().on_train_begin(*args, model=model, **kwargs)
+            backends.append(model.config._attn_implementation)
+
+    monkeypatch.setattr(trainers, "Progress", Looks)
+    # As on a machine where another backend is the fastest.
+    monkeypatch.setattr(pretrained, "default_backend", lambda: "eager")
+    train(make_plan("text-classification", max_steps=1, attn_implementation=asked))
+    assert backends == [found]
 
 
 # One task that packs its documents, one with a label for each of them, and one with a label for each word.

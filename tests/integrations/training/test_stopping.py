@@ -174,6 +174,17 @@ def test_processes_that_prepare_batches_outlive_a_signal_to_all(
     assert set(psutil.Process().children()) <= StopsAll.others
 
 
+def test_the_second_signal_ends_a_process_that_prepares_batches() -> None:
+    before, started = signal.getsignal(signal.SIGTERM), []
+    try:
+        stopping.start_worker(started.append, 3)
+        signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert started == [3]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "1"])
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
