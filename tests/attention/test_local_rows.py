@@ -211,3 +211,18 @@ def test_heads_one_by_one_are_all_heads_at_once(case: Case) -> None:
         assert (one is None) == (other is None)
         if one is not None:
             torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
+
+
+def test_dropout_is_drawn_for_all_heads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where gradients flow, so that a recomputed forward draws the same."""
+    monkeypatch.setattr(eager, "_MANY_WEIGHTS", 0)
+    valid = torch.ones(1, 40, dtype=torch.bool)
+    query, key, value = torch.randn(3, 1, 40, HEADS, 8, generator=torch.Generator().manual_seed(0)).unbind()
+    pattern = AttentionPattern.build(valid, None, query.flatten(2), keep_empty=False)
+    found = []
+    for with_gradients in (True, False):
+        torch.manual_seed(0)
+        with torch.set_grad_enabled(with_gradients):
+            found.append(eager.eager_local_rows(query, key, value, pattern, 16, dropout=0.5)[1])
+    torch.testing.assert_close(*found)
+    assert (found[0] == 0).float().mean() > 0.4
